@@ -1,0 +1,58 @@
+/**
+ * What the control plane asks of the data plane, as an interface.
+ *
+ * `vhost/` decides, an implementation (`ffi/port.ts`, or a recorder in tests) carries out. Every
+ * call is synchronous: when it returns, the workers have adopted the change. Every call either does
+ * all of its work or throws and changes nothing; a thrown error becomes a nack or ends the session.
+ *
+ * @module
+ */
+import type { Fd } from "./fd.ts";
+
+/** A row of the memory table. Addresses and sizes in bytes. */
+export interface Region {
+  /** Guest-physical address: what descriptors hold. */
+  readonly gpa: bigint;
+  readonly size: bigint;
+  /** The front end's own address of the region: what SET_VRING_ADDR holds. */
+  readonly userAddress: bigint;
+  readonly mmapOffset: bigint;
+}
+
+/** A ring's configuration, frozen from start to stop. Addresses are guest-physical. */
+export interface VringConfig {
+  readonly features: bigint;
+  /** Number of descriptors. */
+  readonly size: number;
+  /** As in SET_VRING_BASE: split, the next avail index; packed, indexes and wrap counters. */
+  readonly base: number;
+  readonly desc: bigint;
+  readonly avail: bigint;
+  readonly used: bigint;
+  /** As in SET_VRING_ADDR. */
+  readonly flags: number;
+  readonly log: bigint;
+}
+
+/** Which of a ring's three eventfds. */
+export type VringFd = "kick" | "call" | "err";
+
+/** One port's half of the data plane, driven by its session. Rings are numbered as on the wire. */
+export interface Dataplane {
+  /** Replaces the whole table at once, also under running rings. Maps `fds[i]` for `regions[i]`; borrows the fds. */
+  setMemory(regions: readonly Region[], fds: readonly Fd[]): void;
+  /** Adds one region under running rings; borrows the fd. */
+  addRegion(region: Region, fd: Fd): void;
+  /** Removes the region with this guest address and size. */
+  removeRegion(region: Region): void;
+  /** Starts a stopped ring. */
+  startVring(index: number, config: VringConfig): void;
+  /** Stops a ring, after its in-flight work is complete. Returns its base, as GET_VRING_BASE answers it. */
+  stopVring(index: number): number;
+  /** Enables or disables a ring, started or not; remembered over stop and start. */
+  enableVring(index: number, enabled: boolean): void;
+  /** Takes over an eventfd for a ring, started or not; `undefined` drops the one it had. */
+  setVringFd(index: number, kind: VringFd, fd: Fd | undefined): void;
+  /** The connection is gone: stops every ring, drops every eventfd and all memory. Never throws. */
+  reset(): void;
+}

@@ -1,0 +1,240 @@
+//! The shapes that cross between TypeScript and Zig, and nothing else.
+//!
+//! `manifest.zig` reflects over this file and writes `ffi/abi.gen.ts`; a shape that is not an
+//! `extern struct` or an enum of fixed tag does not compile there. Structs cross in buffers, never
+//! by value. Change the meaning of a field without changing its shape: raise `version`.
+
+/// Part of the hashed text, for changes of meaning that no layout shows.
+pub const version: u32 = 1;
+
+/// Limits that both sides and the peers rely on. Memory for them is taken at open.
+pub const engines_max = 32;
+pub const workers_max = 64;
+pub const ports_max = 1024;
+pub const queue_pairs_max = 128;
+pub const vrings_max = 2 * queue_pairs_max;
+pub const regions_max = 509;
+pub const vring_size_max = 32768;
+pub const message_payload_max = 1024;
+pub const message_fds_max = 8;
+pub const path_bytes_max = 107;
+
+/// What a fallible call returns below zero. A failed system call is `-1000 - errno`.
+pub const Status = enum(i32) {
+    ok = 0,
+    invalid_argument = -1,
+    no_such_handle = -2,
+    limit_reached = -3,
+    out_of_memory = -4,
+    /// A guest range lies outside the memory table, or wraps.
+    unmapped = -5,
+    misaligned = -6,
+    overlap = -7,
+    file_too_short = -8,
+    /// The fd is not of the kind that the call needs.
+    wrong_fd = -9,
+    busy = -10,
+    not_started = -11,
+    already_started = -12,
+    would_block = -13,
+    closed = -14,
+    /// A worker did not reach its safe point in time.
+    stuck = -15,
+};
+
+pub const IdleMode = enum(u32) { adaptive = 0, busy = 1, sleep = 2 };
+
+pub const VringFd = enum(u32) { kick = 0, call = 1, err = 2 };
+
+pub const FdKind = enum(u32) { other = 0, eventfd = 1, file = 2, socket = 3, pipe = 4, directory = 5, closed = 6 };
+
+pub const EngineConfig = extern struct {
+    ports_max: u32,
+    /// A MAC address not seen for so long is forgotten.
+    mac_age_ms: u32,
+
+    comptime {
+        assertShape(EngineConfig, 8);
+    }
+};
+
+pub const WorkerConfig = extern struct {
+    /// CPU to run on, -1 for any.
+    cpu: i32,
+    idle: IdleMode,
+
+    comptime {
+        assertShape(WorkerConfig, 8);
+    }
+};
+
+pub const PortConfig = extern struct {
+    queue_pairs: u32,
+    /// 0: no limit.
+    mtu: u32,
+
+    comptime {
+        assertShape(PortConfig, 8);
+    }
+};
+
+/// One row of the vhost-user memory table, by guest-physical address.
+pub const Region = extern struct {
+    gpa: u64,
+    size_bytes: u64,
+    mmap_offset: u64,
+
+    comptime {
+        assertShape(Region, 24);
+    }
+};
+
+/// A stopped ring's configuration; frozen from start to stop. Addresses are guest-physical.
+pub const VringConfig = extern struct {
+    features: u64,
+    desc_gpa: u64,
+    avail_gpa: u64,
+    used_gpa: u64,
+    log_gpa: u64,
+    /// Number of descriptors.
+    size: u32,
+    /// As in VHOST_USER_SET_VRING_BASE.
+    base: u32,
+    /// As in VHOST_USER_SET_VRING_ADDR.
+    flags: u32,
+    padding: u32 = 0,
+
+    comptime {
+        assertShape(VringConfig, 56);
+    }
+};
+
+pub const VringState = extern struct {
+    /// As in the answer to VHOST_USER_GET_VRING_BASE.
+    base: u32,
+    started: u32,
+    enabled: u32,
+    /// `VringBroken` as a number; 0 = whole.
+    broken: u32,
+
+    comptime {
+        assertShape(VringState, 16);
+    }
+};
+
+/// Why a ring, or a whole port, gave up until the driver starts it again.
+pub const VringBroken = enum(u32) {
+    no = 0,
+    /// The avail index ran ahead of the ring.
+    bad_avail_index = 1,
+    bad_head = 2,
+    bad_packed_id = 3,
+    /// The file behind guest memory was truncated (SIGBUS).
+    memory_fault = 4,
+};
+
+/// Counters of one vring since its port was opened, and, summed, of a port's direction.
+/// `drop_*` names why a packet was not delivered; each lost packet counts in exactly one of them.
+pub const VringStats = extern struct {
+    packets: u64,
+    bytes: u64,
+    multicast: u64,
+    broadcast: u64,
+    /// Kick eventfd reads (from the guest) and call eventfd writes (to the guest).
+    kicks: u64,
+    calls: u64,
+    calls_suppressed: u64,
+    /// Bursts with at least one packet.
+    bursts: u64,
+    /// fromGuest: chain with a loop, an unmapped range, a wrong direction or too many descriptors.
+    /// toGuest: the same in a buffer that the guest offered.
+    drop_bad_chain: u64,
+    /// The virtio-net header is missing, cut short or impossible.
+    drop_bad_header: u64,
+    /// Shorter than an Ethernet header.
+    drop_runt: u64,
+    /// Longer than the receiver's buffers, its MTU, or 65535 + header bytes.
+    drop_too_big: u64,
+    /// The receiver offered no buffer.
+    drop_no_buffer: u64,
+    /// The receiver's ring is not started, not enabled or broken.
+    drop_link_down: u64,
+    /// fromGuest ring started but disabled: taken and discarded (vhost-user, ring states).
+    drop_disabled: u64,
+    /// Would have to leave by the port it came from.
+    drop_same_port: u64,
+    /// Flooded, and there was no other port.
+    drop_no_port: u64,
+    /// Needs an offload (checksum, segmentation) that the receiver did not negotiate.
+    drop_needs_offload: u64,
+
+    comptime {
+        assertShape(VringStats, 18 * 8);
+    }
+};
+
+pub const WorkerStats = extern struct {
+    /// Poll rounds, those that found packets, and the TSC cycles spent in the latter.
+    rounds: u64,
+    busy_rounds: u64,
+    busy_cycles: u64,
+    packets: u64,
+    sleeps: u64,
+    /// Cycles the worker has lived, asleep or not.
+    cycles: u64,
+
+    comptime {
+        assertShape(WorkerStats, 6 * 8);
+    }
+};
+
+pub const PumpEventKind = enum(u32) {
+    /// `pump_wake` was called, or a watched eventfd fired (`token` names it, 0 for the wake).
+    wake = 0,
+    /// A listener (`token`) accepted; the new connection is `value`.
+    accepted = 1,
+    /// A whole message on connection `token`; nothing more is read from it until `pump_resume`.
+    message = 2,
+    /// The peer is gone, or its bytes cannot be a message: `value` is a `HangupReason` or `-1000 - errno`.
+    hangup = 3,
+};
+
+pub const HangupReason = enum(i32) {
+    closed = 0,
+    /// Version bits, or a size over `message_payload_max`.
+    bad_header = 1,
+    /// Closed in the middle of a message.
+    cut_short = 2,
+    /// A message was begun and not finished in time.
+    stalled = 3,
+    /// More fds than `message_fds_max`, or the kernel could not deliver all of them.
+    too_many_fds = 4,
+    /// Our answers are not read.
+    unread = 5,
+};
+
+/// The 12-byte header and the payload are as on the wire; fds belong to the reader of the event.
+pub const PumpEvent = extern struct {
+    kind: PumpEventKind,
+    token: u32,
+    value: i32,
+    fd_count: u32,
+    fds: [message_fds_max]i32,
+    request: u32,
+    flags: u32,
+    size_bytes: u32,
+    padding: u32 = 0,
+    payload: [message_payload_max]u8,
+
+    comptime {
+        assertShape(PumpEvent, 16 + 32 + 16 + message_payload_max);
+    }
+};
+
+/// Sizes and the absence of hidden padding are part of the boundary.
+fn assertShape(comptime T: type, comptime size_bytes: usize) void {
+    var sum: usize = 0;
+    for (@typeInfo(T).@"struct".fields) |field| sum += @sizeOf(field.type);
+    if (@sizeOf(T) != size_bytes) @compileError(@typeName(T) ++ ": size changed");
+    if (sum != size_bytes) @compileError(@typeName(T) ++ ": hidden padding");
+}
