@@ -1,0 +1,232 @@
+// A virtual machine with a small Linux under stock QEMU, whose only network device is a vhost-user port of ours.
+// Commands are run in it over a serial port of their own, so that the network may come and go.
+
+import { kernelFile } from "./kernel.ts";
+import { findProgram, qemu_command } from "./peers.ts";
+import { eventually, Program } from "./process.ts";
+
+export interface GuestOptions {
+  /** The vhost-user socket. Without one the guest has QEMU's own user network. */
+  readonly socket?: string;
+  /** A chardev of QEMU's that listens (`server=on`) instead of connecting. */
+  readonly listen?: boolean;
+  readonly queues?: number;
+  readonly packed?: boolean;
+  readonly in_order?: boolean;
+  readonly mac?: string;
+  readonly memory_mib?: number;
+  readonly cpus?: number;
+  /** false gives the guest memory that nobody else can see, which is what a forgotten share=on does. */
+  readonly share?: boolean;
+  /** Where to put the control socket. */
+  readonly folder: string;
+  readonly initramfs: string;
+}
+
+export interface Answer {
+  readonly status: number;
+  readonly output: string;
+}
+
+// TCG on a shared machine is slow, and a command may be a 100 MB transfer.
+const boot_timeout_ms = 120_000;
+const command_timeout_ms = 60_000;
+
+export class LinuxGuest implements AsyncDisposable {
+  readonly options: GuestOptions;
+  readonly #program: Program;
+  readonly #serial: SerialPort;
+  #command = 0;
+
+  private constructor(options: GuestOptions, program: Program, serial: SerialPort) {
+    this.options = options;
+    this.#program = program;
+    this.#serial = serial;
+  }
+
+  /** Starts QEMU and waits until the guest takes commands. */
+  static async boot(options: GuestOptions): Promise<LinuxGuest> {
+    const control = Deno.makeTempFileSync({ dir: options.folder, prefix: "control-" });
+    Deno.removeSync(control);
+    const program = new Program(qemu_command, await qemuArguments(options, control));
+    try {
+      const guest = new LinuxGuest(options, program, await SerialPort.open(control, program));
+      await guest.#serial.until(/@ready\n/, boot_timeout_ms);
+      return guest;
+    } catch (reason) {
+      await program.stop("SIGKILL");
+      throw new Error(`guest did not boot: ${program.since().slice(-3000)}`, { cause: reason });
+    }
+  }
+
+  get pid(): number {
+    return this.#program.pid;
+  }
+
+  /** What QEMU itself and the guest's kernel have printed. */
+  get log(): string {
+    return this.#program.since();
+  }
+
+  /** Runs one line of shell in the guest, and returns what it printed and its exit status. */
+  async try(command: string, timeout_ms = command_timeout_ms): Promise<Answer> {
+    if (command.includes("\n")) throw new Error(`command for the guest has more than one line: ${command}`);
+    const id = ++this.#command;
+    this.#serial.forget();
+    await this.#serial.write(`${id} ${command}\n`);
+    const match = await this.#serial.until(new RegExp(`^([^]*?)@done ${id} (\\d+)\n`), timeout_ms);
+    return { status: Number(match[2]), output: match[1]!.trimEnd() };
+  }
+
+  /** As `try`, but a command that fails is an error. */
+  async run(command: string, timeout_ms = command_timeout_ms): Promise<string> {
+    const answer = await this.try(command, timeout_ms);
+    if (answer.status === 0) return answer.output;
+    throw new Error(`in the guest: ${command}: exit code ${answer.status}: ${answer.output}`);
+  }
+
+  async setAddress(address: string): Promise<void> {
+    await this.run(`ip addr add ${address} dev eth0 && ip link set eth0 up`);
+  }
+
+  /** Sends `count` pings, and returns how many were answered. */
+  async ping(address: string, count = 3, options = ""): Promise<number> {
+    const { output } = await this.try(`ping -c ${count} -W 2 -i 0.2 ${options} ${address}`);
+    return Number(/(\d+) packets received/.exec(output)?.[1] ?? 0);
+  }
+
+  /** Reboots from within, and waits until the guest takes commands again. */
+  async reboot(): Promise<void> {
+    this.#serial.forget();
+    await this.#serial.write(`0 reboot -f\n`);
+    await this.#serial.until(/@ready\n/, boot_timeout_ms);
+  }
+
+  async unbindDriver(): Promise<string> {
+    const device = await this.run("basename $(readlink /sys/class/net/eth0/device)");
+    await this.run(`echo ${device} > /sys/bus/virtio/drivers/virtio_net/unbind`);
+    return device;
+  }
+
+  async bindDriver(device: string): Promise<void> {
+    await this.run(`echo ${device} > /sys/bus/virtio/drivers/virtio_net/bind`);
+  }
+
+  /** SIGKILL for QEMU: the machine vanishes between two instructions. */
+  async kill(): Promise<void> {
+    await this.#program.stop("SIGKILL");
+    this.#serial.close();
+  }
+
+  /** Fails if QEMU died by itself, which tests should not overlook. */
+  async close(): Promise<void> {
+    const died = !this.#program.running;
+    await this.kill();
+    if (died) throw new Error(`QEMU died by itself: ${this.log.slice(-3000)}`);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.kill();
+  }
+}
+
+async function qemuArguments(options: GuestOptions, control: string): Promise<string[]> {
+  const kernel = kernelFile();
+  if (!kernel) throw new Error("no kernel for guests: see tests/real/peers.ts");
+  const queues = options.queues ?? 1;
+  const memory_mib = options.memory_mib ?? 256;
+  const device = ["virtio-net-pci", "netdev=net0", "disable-legacy=on", "romfile=", `vectors=${await vectors(queues)}`];
+  if (queues > 1) device.push("mq=on");
+  if (options.packed) device.push("packed=on");
+  if (options.in_order) device.push("in_order=on");
+  if (options.mac) device.push(`mac=${options.mac}`);
+  const mode = options.listen ? "server=on,wait=off" : "reconnect=1";
+  const network = options.socket
+    ? [
+      ...["-chardev", `socket,id=port0,path=${options.socket},${mode}`],
+      ...["-netdev", `vhost-user,id=net0,chardev=port0,queues=${queues}`],
+    ]
+    : ["-netdev", "user,id=net0"];
+  return [
+    ...["-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio"],
+    ...["-machine", "pc", "-accel", "tcg", "-cpu", "max", "-smp", `${options.cpus ?? 1}`, "-m", `${memory_mib}M`],
+    ...[
+      "-object",
+      `memory-backend-memfd,id=memory0,size=${memory_mib}M,share=${options.share === false ? "off" : "on"}`,
+    ],
+    ...["-machine", "memory-backend=memory0"],
+    ...["-chardev", `socket,id=control,path=${control},server=on,wait=off`, "-serial", "chardev:control"],
+    ...["-kernel", kernel, "-initrd", options.initramfs],
+    ...["-append", "console=ttyS0 quiet panic=-1 mitigations=off nokaslr random.trust_cpu=on no_timer_check"],
+    ...network,
+    ...["-device", device.join(",")],
+  ];
+}
+
+/** QEMU 7.2 dies when a guest under TCG turns on MSI-X for a vhost-user device; with no vectors it uses INTx. */
+async function vectors(queues: number): Promise<number> {
+  const version = await qemuVersion();
+  return version < 8 ? 0 : 2 * queues + 2;
+}
+
+/** The major version of the QEMU under test. */
+export async function qemuVersion(): Promise<number> {
+  const command = findProgram(qemu_command) ?? qemu_command;
+  const { stdout } = await new Deno.Command(command, { args: ["--version"] }).output();
+  const match = /version (\d+)\./.exec(new TextDecoder().decode(stdout));
+  if (!match) throw new Error(`ask QEMU for its version: ${command}`);
+  return Number(match[1]);
+}
+
+/** The host's end of the guest's second serial port. */
+class SerialPort {
+  readonly #connection: Deno.UnixConn;
+  readonly #program: Program;
+  readonly #reading: Promise<void>;
+  #text = "";
+
+  private constructor(connection: Deno.UnixConn, program: Program) {
+    this.#connection = connection;
+    this.#program = program;
+    this.#reading = this.#read();
+  }
+
+  static async open(path: string, program: Program): Promise<SerialPort> {
+    const connection = await eventually(`QEMU listens on ${path}`, boot_timeout_ms, async () => {
+      if (!program.running) throw new Error(`QEMU ended at once: ${program.since()}`);
+      return await Deno.connect({ transport: "unix", path }).catch(() => undefined);
+    });
+    return new SerialPort(connection, program);
+  }
+
+  forget(): void {
+    this.#text = "";
+  }
+
+  async write(text: string): Promise<void> {
+    const bytes = new TextEncoder().encode(text);
+    for (let sent = 0; sent < bytes.length;) sent += await this.#connection.write(bytes.subarray(sent));
+  }
+
+  until(pattern: RegExp, timeout_ms: number): Promise<RegExpExecArray> {
+    return eventually(`${pattern} from the guest, which said: ${this.#text.slice(-500)}`, timeout_ms, () => {
+      if (!this.#program.running) throw new Error(`QEMU died: ${this.#program.since().slice(-3000)}`);
+      return pattern.exec(this.#text) ?? undefined;
+    }, 10);
+  }
+
+  close(): void {
+    this.#connection.close();
+    this.#reading.catch(() => {});
+  }
+
+  async #read(): Promise<void> {
+    const decoder = new TextDecoder();
+    const buffer = new Uint8Array(1 << 16);
+    while (true) {
+      const count = await this.#connection.read(buffer).catch(() => null);
+      if (count === null) return;
+      this.#text += decoder.decode(buffer.subarray(0, count), { stream: true });
+    }
+  }
+}
