@@ -234,7 +234,7 @@ pub const PumpEvent = extern struct {
 /// Sizes and the absence of hidden padding are part of the boundary.
 fn assertShape(comptime T: type, comptime size_bytes: usize) void {
     var sum: usize = 0;
-    for (@typeInfo(T).@"struct".fields) |field| sum += @sizeOf(field.type);
+    for (@typeInfo(T).@"struct".field_types) |Field| sum += @sizeOf(Field);
     if (@sizeOf(T) != size_bytes) @compileError(@typeName(T) ++ ": size changed");
     if (sum != size_bytes) @compileError(@typeName(T) ++ ": hidden padding");
 }

@@ -63,7 +63,7 @@ pub const PackedDesc = extern struct {
 };
 
 /// Packed ring event suppression area (2.8.14): bits 0-14 offset, bit 15 wrap counter.
-pub const Event = extern struct {
+pub const Event = packed struct(u32) {
     offset_wrap: u16,
     flags: u16,
 

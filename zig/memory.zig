@@ -1,0 +1,187 @@
+//! Guest memory as one port sees it: the regions of the vhost-user memory table, mapped here.
+//!
+//! The control thread changes it while every worker is paused; workers only translate. A guest
+//! number becomes a pointer nowhere else.
+
+const std = @import("std");
+const abi = @import("abi.zig");
+const fault = @import("fault.zig");
+const sys = @import("sys.zig");
+
+pub const Error = error{
+    InvalidArgument,
+    NoSuchHandle,
+    LimitReached,
+    OutOfMemory,
+    Overlap,
+    FileTooShort,
+    WrongFd,
+    /// The kernel refused to map; `Table.errno` says why.
+    System,
+};
+
+/// One mapped region. `size` 0 marks an unused row: no address lies in it.
+pub const Mapping = struct {
+    gpa: u64 = 0,
+    size: u64 = 0,
+    /// Where `gpa` is mapped here.
+    host: [*]u8 = undefined,
+    mmap_offset: u64 = 0,
+    map: []align(std.heap.page_size_min) u8 = &.{},
+    guard: fault.Guard = .none,
+};
+
+/// A piece of guest memory that is contiguous here.
+pub const Span = struct { base: [*]u8, len: u64 };
+
+pub const Memory = struct {
+    /// Sorted by guest address, without overlaps; rows from `count` on are unused.
+    rows: [abi.regions_max]Mapping,
+    count: u32,
+    /// SIGBUS faults since the table was last emptied: the front end truncated a file.
+    faults: fault.Counter,
+
+    pub fn init(memory: *Memory) void {
+        @memset(&memory.rows, .{});
+        memory.count = 0;
+        memory.faults = .init(0);
+    }
+
+    /// Where `len` bytes at `gpa` are mapped, or null when they do not lie whole in one region.
+    /// `hint` remembers the row of the last success, for its one user.
+    pub inline fn translate(memory: *const Memory, gpa: u64, len: u64, hint: *u32) ?[*]u8 {
+        const row = &memory.rows[hint.*];
+        const offset = gpa -% row.gpa;
+        if (offset < row.size and len <= row.size - offset) return row.host + offset;
+        const piece = memory.span(gpa, len, hint) orelse return null;
+        return if (piece.len == len) piece.base else null;
+    }
+
+    /// The first bytes at `gpa`, at most `len`, that are contiguous here; null when none are mapped.
+    pub fn span(memory: *const Memory, gpa: u64, len: u64, hint: *u32) ?Span {
+        var low: u32 = 0;
+        var high: u32 = memory.count;
+        while (low < high) {
+            const middle = low + (high - low) / 2;
+            if (memory.rows[middle].gpa <= gpa) low = middle + 1 else high = middle;
+        }
+        if (low == 0) return null;
+        const row = &memory.rows[low - 1];
+        const offset = gpa - row.gpa;
+        if (offset >= row.size) return null;
+        hint.* = low - 1;
+        return .{ .base = row.host + offset, .len = @min(len, row.size - offset) };
+    }
+
+    /// Copies guest bytes out, whatever regions they straddle. False: not all of them are mapped.
+    pub fn read(memory: *const Memory, gpa: u64, bytes: []u8, hint: *u32) bool {
+        var done: usize = 0;
+        while (done < bytes.len) {
+            const at = std.math.add(u64, gpa, done) catch return false;
+            const piece = memory.span(at, bytes.len - done, hint) orelse return false;
+            const count: usize = @intCast(piece.len);
+            @memcpy(bytes[done..][0..count], piece.base[0..count]);
+            done += count;
+        }
+        return true;
+    }
+
+    /// Takes over every row of `table`, and leaves the old rows in it. Workers are paused.
+    pub fn swap(memory: *Memory, table: *Table) void {
+        for (0..@max(memory.count, table.count)) |i| std.mem.swap(Mapping, &memory.rows[i], &table.rows[i]);
+        std.mem.swap(u32, &memory.count, &table.count);
+    }
+};
+
+/// A memory table in the making, or on its way out: mapped, but no worker sees it.
+pub const Table = struct {
+    rows: [abi.regions_max]Mapping,
+    count: u32,
+    errno: u16,
+
+    pub fn create() Error!*Table {
+        const table = std.heap.c_allocator.create(Table) catch return error.OutOfMemory;
+        table.count = 0;
+        table.errno = 0;
+        @memset(&table.rows, .{});
+        return table;
+    }
+
+    /// Unmaps what is in it.
+    pub fn destroy(table: *Table) void {
+        for (table.rows[0..table.count]) |*row| unmap(row);
+        std.heap.c_allocator.destroy(table);
+    }
+
+    /// Starts from the rows that `memory` has; none of them is mapped again.
+    pub fn copy(table: *Table, memory: *const Memory) void {
+        @memcpy(table.rows[0..memory.count], memory.rows[0..memory.count]);
+        table.count = memory.count;
+    }
+
+    /// Maps one more region. `faults` counts what its file lacks later. The fd is only borrowed.
+    pub fn add(table: *Table, region: abi.Region, fd: i32, faults: *fault.Counter) Error!void {
+        if (table.count == abi.regions_max) return error.LimitReached;
+        const end = std.math.add(u64, region.gpa, region.size_bytes) catch return error.InvalidArgument;
+        if (region.size_bytes == 0) return error.InvalidArgument;
+        var place: u32 = 0;
+        while (place < table.count and table.rows[place].gpa < region.gpa) place += 1;
+        if (place < table.count and table.rows[place].gpa < end) return error.Overlap;
+        if (place > 0) {
+            const before = &table.rows[place - 1];
+            if (before.gpa + before.size > region.gpa) return error.Overlap;
+        }
+        const row = try table.mapped(region, fd, faults);
+        var i = table.count;
+        while (i > place) : (i -= 1) table.rows[i] = table.rows[i - 1];
+        table.rows[place] = row;
+        table.count += 1;
+    }
+
+    /// Takes the row of this region out, without unmapping it.
+    pub fn remove(table: *Table, region: abi.Region) Error!Mapping {
+        for (table.rows[0..table.count], 0..) |row, i| {
+            if (row.gpa != region.gpa or row.size != region.size_bytes) continue;
+            for (i..table.count - 1) |k| table.rows[k] = table.rows[k + 1];
+            table.count -= 1;
+            table.rows[table.count] = .{};
+            return row;
+        }
+        return error.NoSuchHandle;
+    }
+
+    fn mapped(table: *Table, region: abi.Region, fd: i32, faults: *fault.Counter) Error!Mapping {
+        const file = sys.fileInfo(fd) catch return error.WrongFd;
+        if (!file.regular) return error.WrongFd;
+        const file_end = std.math.add(u64, region.mmap_offset, region.size_bytes) catch return error.InvalidArgument;
+        if (file_end > file.size) return error.FileTooShort;
+        // hugetlbfs maps whole huge pages only, and names their size as its block size.
+        const page = @max(std.heap.page_size_min, file.block_bytes);
+        if (!std.math.isPowerOfTwo(page)) return error.WrongFd;
+        const lead = region.mmap_offset & (page - 1);
+        const bytes = std.mem.alignForward(u64, std.math.add(u64, lead, region.size_bytes) catch
+            return error.InvalidArgument, page);
+        const map = sys.mapShared(fd, region.mmap_offset - lead, bytes) catch {
+            table.errno = sys.lastErrno();
+            return error.System;
+        };
+        const guard = fault.watch(map, faults) orelse {
+            sys.unmap(map);
+            return error.LimitReached;
+        };
+        return .{
+            .gpa = region.gpa,
+            .size = region.size_bytes,
+            .host = map.ptr + lead,
+            .mmap_offset = region.mmap_offset,
+            .map = map,
+            .guard = guard,
+        };
+    }
+};
+
+pub fn unmap(row: *Mapping) void {
+    fault.forget(row.guard);
+    sys.unmap(row.map);
+    row.* = .{};
+}
