@@ -1,0 +1,387 @@
+//! Frames between rings: taken from a guest by reference, copied once into another guest.
+//!
+//! Written once, compiled for every ring format and, towards a guest, with and without mergeable
+//! buffers. The common shape (one direct descriptor in one region) never leaves the short path; all
+//! others are legal too, and go through `chain.zig`.
+
+const std = @import("std");
+const abi = @import("abi.zig");
+const chain = @import("chain.zig");
+const copy = @import("copy.zig").copy;
+const net_header = @import("net_header.zig");
+const spec = @import("spec.zig");
+const vring_entry = @import("vring_entry.zig");
+
+const NetHeader = spec.NetHeader;
+const Segment = chain.Segment;
+const Used = vring_entry.Used;
+const Vring = @import("vring.zig").Vring;
+
+/// Frames in one burst; also bits in a `Mask`.
+pub const frames_max = 64;
+pub const Mask = u64;
+
+/// Bytes of a frame that are fetched to be looked at: destination, source, type, and two more, so
+/// that it is one load.
+const ethernet_bytes = 16;
+const full_header_bytes = @sizeOf(NetHeader);
+
+/// A packet where it lies, in its sender's memory. It may be read until its head is returned.
+pub const Frame = struct {
+    /// Without the virtio-net header.
+    segments: []const Segment,
+    len: u32,
+    /// Checked, and cleared of what means nothing.
+    header: NetHeader align(4),
+    /// A private copy: what decides over the frame is never read from the guest twice.
+    ethernet: [ethernet_bytes]u8 align(8),
+
+    pub fn destination(frame: *const Frame) u64 {
+        return std.mem.readInt(u64, frame.ethernet[0..8], .little) & 0xffff_ffff_ffff;
+    }
+
+    pub fn source(frame: *const Frame) u64 {
+        return std.mem.readInt(u64, frame.ethernet[4..12], .little) >> 16;
+    }
+
+    pub fn etherType(frame: *const Frame) u16 {
+        return std.mem.readInt(u16, frame.ethernet[12..14], .big);
+    }
+
+    pub inline fn isMulticast(frame: *const Frame) bool {
+        return frame.ethernet[0] & 1 != 0;
+    }
+};
+
+const Head = struct { id: u16, count: u16 };
+
+/// A chain taken for a frame that may still turn out not to fit.
+const Gathered = struct { id: u16, count: u16, capacity: u32 };
+
+/// What one worker has in hand, and the space to take chains apart in.
+pub const Burst = struct {
+    frames: [frames_max]Frame,
+    count: u32,
+    /// What must go back to the sender, in order; frames and chains that were none.
+    heads: [frames_max]Head,
+    head_count: u32,
+    source: chain.Pool,
+    sink: chain.Pool,
+    gathered: []Gathered,
+
+    const pool_segments = 2 * abi.vring_size_max;
+
+    pub fn create() error{OutOfMemory}!*Burst {
+        const allocator = std.heap.page_allocator;
+        const burst = try allocator.create(Burst);
+        errdefer allocator.destroy(burst);
+        burst.count = 0;
+        burst.head_count = 0;
+        burst.source = .{ .items = try allocator.alloc(Segment, pool_segments) };
+        errdefer allocator.free(burst.source.items);
+        burst.sink = .{ .items = try allocator.alloc(Segment, pool_segments) };
+        errdefer allocator.free(burst.sink.items);
+        burst.gathered = try allocator.alloc(Gathered, abi.vring_size_max);
+        return burst;
+    }
+
+    pub fn destroy(burst: *Burst) void {
+        const allocator = std.heap.page_allocator;
+        allocator.free(burst.gathered);
+        allocator.free(burst.sink.items);
+        allocator.free(burst.source.items);
+        allocator.destroy(burst);
+    }
+
+    /// Takes what the guest sent, up to `frames_max` chains. The ring may break on the way; what was
+    /// taken before that is still good.
+    pub fn collect(burst: *Burst, vring: *Vring) void {
+        burst.count = 0;
+        burst.head_count = 0;
+        burst.source.used = 0;
+        switch (vring.format) {
+            .split => burst.collectFrom(vring, &vring.ring.split),
+            .packed_ring => burst.collectFrom(vring, &vring.ring.packed_ring),
+        }
+    }
+
+    fn collectFrom(burst: *Burst, vring: *Vring, ring: anytype) void {
+        @setRuntimeSafety(false);
+        const short = vring.header_bytes == full_header_bytes;
+        while (burst.head_count < frames_max and burst.source.left() > vring.config.size) {
+            const entry = (ring.next() catch |reason| return vring.breakBy(reason)) orelse return;
+            const single = entry.flags & (spec.desc_next | spec.desc_indirect | spec.desc_write) == 0;
+            if (short and single and entry.len -% (full_header_bytes + ethernet_bytes) <=
+                net_header.frame_bytes_max - ethernet_bytes)
+            {
+                if (vring.memory.translate(entry.addr, entry.len, &vring.hint)) |base| {
+                    ring.take(1);
+                    burst.returnLater(entry.id, 1);
+                    burst.addShort(vring, base, entry.len);
+                    continue;
+                }
+            }
+            burst.addChain(vring, ring, entry) catch |reason| return vring.breakBy(reason);
+        }
+    }
+
+    inline fn returnLater(burst: *Burst, id: u16, count: u32) void {
+        burst.heads[burst.head_count] = .{ .id = id, .count = @intCast(count) };
+        burst.head_count += 1;
+    }
+
+    /// A frame in one piece, behind a whole header.
+    inline fn addShort(burst: *Burst, vring: *Vring, base: [*]u8, len: u32) void {
+        @setRuntimeSafety(false);
+        const frame = &burst.frames[burst.count];
+        const segment = &burst.source.items[burst.source.used];
+        segment.* = .{ .base = base + full_header_bytes, .len = len - full_header_bytes };
+        frame.segments = segment[0..1];
+        frame.len = len - full_header_bytes;
+        frame.ethernet = base[full_header_bytes..][0..ethernet_bytes].*;
+        const header = @as(*align(1) const NetHeader, @ptrCast(base)).*;
+        if (net_header.isPlain(header)) {
+            frame.header = net_header.plain;
+        } else {
+            frame.header = net_header.checked(header, frame.len, vring.config.features) catch {
+                vring.stats.drop_bad_header += 1;
+                return;
+            };
+        }
+        burst.source.used += 1;
+        burst.count += 1;
+    }
+
+    fn addChain(burst: *Burst, vring: *Vring, ring: anytype, entry: vring_entry.Entry) vring_entry.Broken!void {
+        const pool = &burst.source;
+        const mark = pool.used;
+        var walk = walkOf(vring, pool, .readable);
+        const result = try ring.read(entry, &walk);
+        ring.take(result.count);
+        burst.returnLater(result.id, result.count);
+        const frame = &burst.frames[burst.count];
+        const drop = dropOf(vring, frame, &walk, mark, result.whole) orelse {
+            burst.count += 1;
+            return;
+        };
+        pool.used = mark;
+        drop.* += 1;
+    }
+
+    /// Gives every head back. The sender sees them at once.
+    pub fn giveBack(burst: *Burst, vring: *Vring) Used {
+        return switch (vring.format) {
+            .split => burst.giveBackTo(&vring.ring.split),
+            .packed_ring => burst.giveBackTo(&vring.ring.packed_ring),
+        };
+    }
+
+    fn giveBackTo(burst: *Burst, ring: anytype) Used {
+        @setRuntimeSafety(false);
+        for (burst.heads[0..burst.head_count]) |head| ring.complete(head.id, 0, head.count);
+        return ring.flush();
+    }
+
+    /// Copies the frames of `mask` into a guest, in order, and shows them. What does not get there
+    /// is counted by reason, in the receiver's ring.
+    pub fn deliver(burst: *Burst, vring: *Vring, mask: Mask, mtu: u32) Used {
+        vring.lock.acquire();
+        defer vring.lock.release();
+        const mergeable = spec.has(vring.config.features, spec.Feature.mrg_rxbuf);
+        return switch (vring.format) {
+            .split => if (mergeable)
+                burst.deliverTo(vring, &vring.ring.split, true, mask, mtu)
+            else
+                burst.deliverTo(vring, &vring.ring.split, false, mask, mtu),
+            .packed_ring => if (mergeable)
+                burst.deliverTo(vring, &vring.ring.packed_ring, true, mask, mtu)
+            else
+                burst.deliverTo(vring, &vring.ring.packed_ring, false, mask, mtu),
+        };
+    }
+
+    fn deliverTo(burst: *Burst, vring: *Vring, ring: anytype, comptime mergeable: bool, mask: Mask, mtu: u32) Used {
+        @setRuntimeSafety(false);
+        const short = vring.header_bytes == full_header_bytes;
+        const plain_bytes_max = if (mtu == 0) std.math.maxInt(u32) else mtu + plain_overhead_bytes;
+        var counts: Counts = .{};
+        var left = mask;
+        while (left != 0) : (left &= left - 1) {
+            const frame = &burst.frames[@ctz(left)];
+            if (!net_header.isPlain(frame.header)) {
+                if (!net_header.accepts(vring.config.features, frame.header, frame.etherType())) {
+                    vring.stats.drop_needs_offload += 1;
+                    continue;
+                }
+            }
+            if (frame.len > plain_bytes_max and frame.header.gso_type == NetHeader.gso_none) {
+                vring.stats.drop_too_big += 1;
+                continue;
+            }
+            const entry = (ring.next() catch |reason| {
+                vring.breakBy(reason);
+                break;
+            }) orelse break;
+            const need = full_header_bytes + frame.len;
+            const flags = entry.flags & (spec.desc_next | spec.desc_indirect | spec.desc_write);
+            if (short and flags == spec.desc_write and entry.len >= need) {
+                if (vring.memory.translate(entry.addr, need, &vring.hint)) |base| {
+                    ring.take(1);
+                    @as(*align(1) NetHeader, @ptrCast(base)).* = frame.header;
+                    copyFrame(base + full_header_bytes, frame.segments);
+                    ring.complete(entry.id, need, 1);
+                    counts.add(frame);
+                    continue;
+                }
+            }
+            const gone = burst.scatter(vring, ring, mergeable, frame) catch |reason| {
+                vring.breakBy(reason);
+                break;
+            };
+            if (gone) counts.add(frame);
+        }
+        // The ring ran empty, or broke: what is left finds no buffer.
+        vring.stats.drop_no_buffer += @popCount(left);
+        counts.commit(&vring.stats);
+        return ring.flush();
+    }
+
+    /// The general way into a guest: over as many descriptors as it takes, and, when mergeable, as
+    /// many chains (virtio 5.1.6.4). False: dropped, and counted.
+    fn scatter(
+        burst: *Burst,
+        vring: *Vring,
+        ring: anytype,
+        comptime mergeable: bool,
+        frame: *const Frame,
+    ) vring_entry.Broken!bool {
+        const need = vring.header_bytes + frame.len;
+        const start = ring.position();
+        burst.sink.used = 0;
+        var total: u64 = 0;
+        var count: u32 = 0;
+        while (total < need) {
+            if (count > 0 and !mergeable) {
+                ring.rewind(start);
+                vring.stats.drop_too_big += 1;
+                return false;
+            }
+            const entry = if (count == vring.config.size) null else try ring.next();
+            var walk = walkOf(vring, &burst.sink, .writable);
+            const result = try ring.read(entry orelse {
+                ring.rewind(start);
+                vring.stats.drop_no_buffer += 1;
+                return false;
+            }, &walk);
+            ring.take(result.count);
+            const capacity: u32 = @intCast(@min(walk.total, std.math.maxInt(u32)));
+            burst.gathered[count] = .{ .id = result.id, .count = @intCast(result.count), .capacity = capacity };
+            count += 1;
+            total += walk.total;
+            if (!result.whole) {
+                for (burst.gathered[0..count]) |each| ring.complete(each.id, 0, each.count);
+                vring.stats.drop_bad_chain += 1;
+                return false;
+            }
+        }
+        var header = frame.header;
+        header.num_buffers = if (mergeable) @intCast(count) else 1;
+        var sink: chain.Cursor = .{ .segments = burst.sink.items[0..burst.sink.used] };
+        copyBytes(&sink, std.mem.asBytes(&header)[0..vring.header_bytes]);
+        for (frame.segments) |segment| copyBytes(&sink, segment.base[0..segment.len]);
+        var left = need;
+        for (burst.gathered[0..count]) |each| {
+            const len = @min(left, each.capacity);
+            ring.complete(each.id, len, each.count);
+            left -= len;
+        }
+        return true;
+    }
+};
+
+/// Ethernet header and one VLAN tag: what an MTU does not count.
+const plain_overhead_bytes = spec.ethernet_header_bytes + 4;
+
+const Counts = struct {
+    packets: u64 = 0,
+    bytes: u64 = 0,
+    multicast: u64 = 0,
+    broadcast: u64 = 0,
+
+    pub inline fn add(counts: *Counts, frame: *const Frame) void {
+        counts.packets += 1;
+        counts.bytes += frame.len;
+        if (!frame.isMulticast()) return;
+        const all = frame.destination() == broadcast_mac;
+        counts.broadcast += @intFromBool(all);
+        counts.multicast += @intFromBool(!all);
+    }
+
+    pub fn commit(counts: Counts, stats: *abi.VringStats) void {
+        if (counts.packets == 0) return;
+        stats.bursts += 1;
+        stats.packets += counts.packets;
+        stats.bytes += counts.bytes;
+        stats.multicast += counts.multicast;
+        stats.broadcast += counts.broadcast;
+    }
+};
+
+pub const broadcast_mac = 0xffff_ffff_ffff;
+
+/// Counts what a guest sent.
+pub fn countSent(burst: *const Burst, stats: *abi.VringStats) void {
+    var counts: Counts = .{};
+    for (burst.frames[0..burst.count]) |*frame| counts.add(frame);
+    counts.commit(stats);
+}
+
+fn walkOf(vring: *Vring, pool: *chain.Pool, direction: chain.Direction) chain.Walk {
+    return .{
+        .memory = vring.memory,
+        .hint = &vring.hint,
+        .pool = pool,
+        .direction = direction,
+        .indirect = spec.has(vring.config.features, spec.Feature.indirect_desc),
+        .steps_left = vring.config.size,
+    };
+}
+
+/// Makes a frame of a chain that was read, or names the counter of why not.
+fn dropOf(vring: *Vring, frame: *Frame, walk: *chain.Walk, mark: u32, whole: bool) ?*u64 {
+    const stats = &vring.stats;
+    if (!whole) return &stats.drop_bad_chain;
+    var cursor: chain.Cursor = .{ .segments = walk.pool.items[mark..walk.pool.used] };
+    var header = net_header.plain;
+    const header_bytes = std.mem.asBytes(&header)[0..vring.header_bytes];
+    if (cursor.read(header_bytes) < header_bytes.len) return &stats.drop_bad_header;
+    const len = walk.total - header_bytes.len;
+    if (len < spec.ethernet_header_bytes) return &stats.drop_runt;
+    if (len > net_header.frame_bytes_max) return &stats.drop_too_big;
+    frame.len = @intCast(len);
+    frame.header = net_header.checked(header, frame.len, vring.config.features) catch return &stats.drop_bad_header;
+    frame.segments = cursor.rest(walk.pool) catch return &stats.drop_bad_chain;
+    frame.ethernet = @splat(0);
+    _ = cursor.read(&frame.ethernet);
+    return null;
+}
+
+inline fn copyFrame(target: [*]u8, segments: []const Segment) void {
+    @setRuntimeSafety(false);
+    copy(target, segments[0].base, segments[0].len);
+    var at: usize = segments[0].len;
+    for (segments[1..]) |segment| {
+        copy(target + at, segment.base, segment.len);
+        at += segment.len;
+    }
+}
+
+/// The sink was measured before: it has room.
+fn copyBytes(sink: *chain.Cursor, bytes: []const u8) void {
+    var left = bytes;
+    while (left.len > 0) {
+        const piece = sink.take(left.len);
+        copy(piece.ptr, left.ptr, piece.len);
+        left = left[piece.len..];
+    }
+}

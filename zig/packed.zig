@@ -1,0 +1,234 @@
+//! The device side of a packed ring (virtio 2.8). Same methods as `split.zig`.
+//!
+//! Buffers are taken in order and completed in the same order, so that the used position follows
+//! the avail position, chain by chain.
+
+const std = @import("std");
+const chain = @import("chain.zig");
+const spec = @import("spec.zig");
+const vring_entry = @import("vring_entry.zig");
+
+const Broken = vring_entry.Broken;
+const Chain = vring_entry.Chain;
+const Entry = vring_entry.Entry;
+const Layout = vring_entry.Layout;
+const Used = vring_entry.Used;
+
+const avail_used = spec.desc_avail | spec.desc_used;
+
+/// A place in the ring with its wrap counter, as the event areas hold it: bits 0-14 and 15.
+const Place = struct {
+    index: u16,
+    wrap: bool,
+
+    fn of(bits: u16) Place {
+        return .{ .index = bits & 0x7fff, .wrap = bits >> 15 != 0 };
+    }
+
+    fn word(place: Place) u16 {
+        return place.index | @as(u16, @intFromBool(place.wrap)) << 15;
+    }
+
+    inline fn advance(place: *Place, count: u32, size: u32) void {
+        const index = place.index + count;
+        const over = index >= size;
+        place.index = @truncate(if (over) index - size else index);
+        place.wrap = place.wrap != over;
+    }
+};
+
+pub const Packed = struct {
+    desc: [*]align(16) spec.PackedDesc,
+    driver_event: *align(4) const spec.Event,
+    device_event: *align(4) spec.Event,
+    size: u32,
+    event_idx: bool,
+    avail: Place,
+    used: Place,
+    /// The first used descriptor since the last flush: its flags, written last, show all of them.
+    first_at: u16,
+    first_word: u64,
+    first_place: Place,
+    any: bool,
+
+    pub fn layout(size: u32) Layout {
+        return .{
+            .desc_bytes = 16 * size,
+            .desc_align = 16,
+            .avail_bytes = 4,
+            .avail_align = 4,
+            .used_bytes = 4,
+            .used_align = 4,
+        };
+    }
+
+    /// Points the ring at its memory; cursors stay.
+    pub fn place(ring: *Packed, desc: [*]u8, avail: [*]u8, used: [*]u8) void {
+        ring.desc = @ptrCast(@alignCast(desc));
+        ring.driver_event = @ptrCast(@alignCast(avail));
+        ring.device_event = @ptrCast(@alignCast(used));
+    }
+
+    /// Sets the cursors of a placed ring: bits 0-15 the avail place, 16-31 the used one. Peers that
+    /// know the former only send zeros for the latter.
+    pub fn start(ring: *Packed, base: u32) void {
+        ring.avail = .of(@truncate(base));
+        ring.used = if (base >> 16 == 0) ring.avail else .of(@truncate(base >> 16));
+        ring.any = false;
+    }
+
+    /// As GET_VRING_BASE answers it.
+    pub fn baseOf(ring: *const Packed) u32 {
+        return ring.avail.word() | @as(u32, ring.used.word()) << 16;
+    }
+
+    /// The next buffer that the driver offers, not yet taken.
+    pub inline fn next(ring: *Packed) Broken!?Entry {
+        @setRuntimeSafety(false);
+        const word = ring.fetch(ring.avail.index);
+        if (!isAvailable(@truncate(word >> 48), ring.avail.wrap)) return null;
+        const entry = ring.entryOf(ring.avail.index, word);
+        // The id of a chain stands in its last descriptor (2.8.3).
+        if (entry.id >= ring.size and entry.flags & spec.desc_next == 0) return error.BadPackedId;
+        return entry;
+    }
+
+    pub inline fn take(ring: *Packed, count: u32) void {
+        ring.avail.advance(count, ring.size);
+    }
+
+    pub inline fn position(ring: *const Packed) Place {
+        return ring.avail;
+    }
+
+    pub fn rewind(ring: *Packed, to: Place) void {
+        ring.avail = to;
+    }
+
+    /// Reads the whole chain behind `head` into `walk`. The id stands in the last descriptor, and
+    /// even a chain that cannot be used must be counted to its end.
+    pub fn read(ring: *Packed, head: Entry, walk: *chain.Walk) Broken!Chain {
+        var entry = head;
+        var at = ring.avail;
+        var result: Chain = .{ .id = head.id, .count = 1, .whole = true };
+        while (true) : (result.count += 1) {
+            if (result.whole) readDesc(entry, result.count, walk) catch {
+                result.whole = false;
+            };
+            if (entry.flags & spec.desc_next == 0) break;
+            if (result.count == ring.size) return error.BadPackedId;
+            at.advance(1, ring.size);
+            entry = ring.entryOf(at.index, ring.fetch(at.index));
+        }
+        if (entry.id >= ring.size) return error.BadPackedId;
+        result.id = entry.id;
+        return result;
+    }
+
+    fn readDesc(entry: Entry, count: u32, walk: *chain.Walk) chain.Error!void {
+        if (entry.flags & spec.desc_indirect == 0) return walk.append(entry.addr, entry.len, entry.flags);
+        if (count > 1) return error.BadChain;
+        return walk.table(false, entry.addr, entry.len, entry.flags);
+    }
+
+    /// Gives a buffer back; the driver sees it at `flush`.
+    pub inline fn complete(ring: *Packed, id: u16, len: u32, count: u32) void {
+        @setRuntimeSafety(false);
+        var flags: u16 = if (ring.used.wrap) avail_used else 0;
+        if (len > 0) flags |= spec.desc_write;
+        const word = len | @as(u64, id) << 32 | @as(u64, flags) << 48;
+        if (ring.any) {
+            @atomicStore(u64, ring.wordAt(ring.used.index), word, .monotonic);
+        } else {
+            ring.any = true;
+            ring.first_word = word;
+            ring.first_place = ring.used;
+        }
+        ring.used.advance(count, ring.size);
+    }
+
+    /// Shows the driver all that was completed.
+    pub inline fn flush(ring: *Packed) Used {
+        @setRuntimeSafety(false);
+        if (!ring.any) return .{};
+        ring.any = false;
+        @atomicStore(u64, ring.wordAt(ring.first_place.index), ring.first_word, .release);
+        return .{ .from = ring.first_place.word(), .to = ring.used.word(), .any = true };
+    }
+
+    /// Whether the driver wants a call for what `flush` showed it (2.8.10). A full fence lies
+    /// between the two.
+    pub fn wantsCall(ring: *const Packed, used: Used) bool {
+        const raw = @atomicLoad(u32, @as(*const u32, @ptrCast(ring.driver_event)), .monotonic);
+        const flags: u16 = @truncate(raw >> 16);
+        if (flags == spec.Event.disable) return false;
+        if (flags != spec.Event.at_desc or !ring.event_idx) return true;
+        const event: Place = .of(@truncate(raw));
+        const from: Place = .of(used.from);
+        const to: Place = .of(used.to);
+        // Both as distances behind `to`; a place of the other lap lies one ring further back.
+        const size: u16 = @truncate(ring.size);
+        const begin = if (from.wrap == to.wrap) from.index else from.index -% size;
+        const wanted = if (event.wrap == to.wrap) event.index else event.index -% size;
+        return vring_entry.crossed(wanted, begin, to.index);
+    }
+
+    /// Asks for a kick at the next buffer. A full fence and `pending` must follow.
+    pub fn arm(ring: *Packed) void {
+        const event: spec.Event = if (ring.event_idx)
+            .{ .offset_wrap = ring.avail.word(), .flags = spec.Event.at_desc }
+        else
+            .{ .offset_wrap = 0, .flags = spec.Event.enable };
+        ring.setEvent(event);
+    }
+
+    /// Asks for no kicks.
+    pub fn disarm(ring: *Packed) void {
+        ring.setEvent(.{ .offset_wrap = 0, .flags = spec.Event.disable });
+    }
+
+    fn setEvent(ring: *Packed, event: spec.Event) void {
+        @atomicStore(u32, @as(*u32, @ptrCast(ring.device_event)), @bitCast(event), .monotonic);
+    }
+
+    pub fn pending(ring: *const Packed) bool {
+        return isAvailable(@truncate(ring.fetch(ring.avail.index) >> 48), ring.avail.wrap);
+    }
+
+    /// Length, id and flags of a descriptor in one load; the address is read after it, once.
+    inline fn fetch(ring: *const Packed, index: u16) u64 {
+        @setRuntimeSafety(false);
+        return @atomicLoad(u64, ring.wordAt(index), .acquire);
+    }
+
+    inline fn wordAt(ring: *const Packed, index: u16) *u64 {
+        @setRuntimeSafety(false);
+        return @ptrCast(@alignCast(&ring.desc[index].len));
+    }
+
+    inline fn entryOf(ring: *const Packed, index: u16, word: u64) Entry {
+        @setRuntimeSafety(false);
+        return .{
+            .addr = @atomicLoad(u64, &ring.desc[index].addr, .unordered),
+            .len = @truncate(word),
+            .id = @truncate(word >> 32),
+            .flags = @truncate(word >> 48),
+            .next = 0,
+        };
+    }
+};
+
+inline fn isAvailable(flags: u16, wrap: bool) bool {
+    const expected: u16 = if (wrap) spec.desc_avail else spec.desc_used;
+    return flags & avail_used == expected;
+}
+
+test "a place goes round rings of any size" {
+    var place: Place = .of(0x8000);
+    place.advance(4, 5);
+    try std.testing.expectEqual(@as(u16, 0x8004), place.word());
+    place.advance(1, 5);
+    try std.testing.expectEqual(@as(u16, 0), place.word());
+    place.advance(5, 5);
+    try std.testing.expectEqual(@as(u16, 0x8000), place.word());
+}

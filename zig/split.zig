@@ -1,0 +1,198 @@
+//! The device side of a split ring (virtio 2.7). Same methods as `packed.zig`, so that a burst is
+//! written once and compiled for each.
+//!
+//! Buffers are taken in order and completed in the same order, which is all that IN_ORDER asks.
+
+const std = @import("std");
+const chain = @import("chain.zig");
+const copy = @import("copy.zig").copy;
+const Memory = @import("memory.zig").Memory;
+const spec = @import("spec.zig");
+const vring_entry = @import("vring_entry.zig");
+
+const Broken = vring_entry.Broken;
+const Chain = vring_entry.Chain;
+const Entry = vring_entry.Entry;
+const Layout = vring_entry.Layout;
+const Used = vring_entry.Used;
+
+/// Used elements go out in stores this many at a time.
+const shadow_max = 64;
+
+pub const Split = struct {
+    desc: [*]align(16) const spec.Desc,
+    /// flags, idx, ring[size], used_event.
+    avail: [*]const u16,
+    /// flags, idx.
+    used: [*]u16,
+    elements: [*]spec.UsedElement,
+    avail_event: *u16,
+    size: u32,
+    event_idx: bool,
+    next_avail: u16,
+    /// The avail index as last seen.
+    avail_idx: u16,
+    /// The used index as the driver sees it, and as it will be.
+    used_idx: u16,
+    next_used: u16,
+    shadow_count: u32,
+    shadow: [shadow_max]spec.UsedElement,
+
+    pub fn layout(size: u32) Layout {
+        return .{
+            .desc_bytes = 16 * size,
+            .desc_align = 16,
+            .avail_bytes = 6 + 2 * size,
+            .avail_align = 2,
+            .used_bytes = 6 + 8 * size,
+            .used_align = 4,
+        };
+    }
+
+    /// Points the ring at its memory; cursors stay.
+    pub fn place(ring: *Split, desc: [*]u8, avail: [*]u8, used: [*]u8) void {
+        ring.desc = @ptrCast(@alignCast(desc));
+        ring.avail = @ptrCast(@alignCast(avail));
+        ring.used = @ptrCast(@alignCast(used));
+        ring.elements = @ptrCast(@alignCast(used + 4));
+        ring.avail_event = @ptrCast(@alignCast(used + 4 + 8 * ring.size));
+    }
+
+    /// Sets the cursors of a placed ring. The used index is the driver's copy: what was used stays
+    /// used, whatever became of the back end that did it.
+    pub fn start(ring: *Split, base: u32) void {
+        ring.next_avail = @truncate(base);
+        ring.avail_idx = ring.next_avail;
+        ring.used_idx = @atomicLoad(u16, &ring.used[1], .monotonic);
+        ring.next_used = ring.used_idx;
+        ring.shadow_count = 0;
+    }
+
+    /// As GET_VRING_BASE answers it.
+    pub fn baseOf(ring: *const Split) u32 {
+        return ring.next_avail;
+    }
+
+    /// The next buffer that the driver offers, not yet taken.
+    pub inline fn next(ring: *Split) Broken!?Entry {
+        @setRuntimeSafety(false);
+        if (ring.next_avail == ring.avail_idx) {
+            const idx = @atomicLoad(u16, &ring.avail[1], .acquire);
+            if (idx == ring.next_avail) return null;
+            if (idx -% ring.next_avail > ring.size) return error.BadAvailIndex;
+            ring.avail_idx = idx;
+        }
+        const slot = ring.next_avail & (ring.size - 1);
+        const head = @atomicLoad(u16, &ring.avail[2 + slot], .unordered);
+        if (head >= ring.size) return error.BadHead;
+        return entryOf(ring.fetch(head), head);
+    }
+
+    pub inline fn take(ring: *Split, count: u32) void {
+        _ = count;
+        ring.next_avail +%= 1;
+    }
+
+    pub inline fn position(ring: *const Split) u16 {
+        return ring.next_avail;
+    }
+
+    pub fn rewind(ring: *Split, to: u16) void {
+        ring.next_avail = to;
+    }
+
+    /// Reads the whole chain behind `entry` into `walk`.
+    pub fn read(ring: *Split, entry: Entry, walk: *chain.Walk) Broken!Chain {
+        const result: Chain = .{ .id = entry.id, .count = 1, .whole = true };
+        ring.readDescs(entry, walk) catch return .{ .id = entry.id, .count = 1, .whole = false };
+        return result;
+    }
+
+    fn readDescs(ring: *Split, head: Entry, walk: *chain.Walk) chain.Error!void {
+        var desc = head;
+        while (true) {
+            // Direct descriptors may lead to one table, as the last (2.7.5.3.2).
+            if (desc.flags & spec.desc_indirect != 0) return walk.table(true, desc.addr, desc.len, desc.flags);
+            try walk.append(desc.addr, desc.len, desc.flags);
+            if (desc.flags & spec.desc_next == 0) return;
+            if (desc.next >= ring.size) return error.BadChain;
+            desc = entryOf(ring.fetch(desc.next), head.id);
+        }
+    }
+
+    /// Gives a buffer back; the driver sees it at `flush`.
+    pub inline fn complete(ring: *Split, id: u16, len: u32, count: u32) void {
+        @setRuntimeSafety(false);
+        _ = count;
+        if (ring.shadow_count == shadow_max) ring.spill();
+        ring.shadow[ring.shadow_count] = .{ .id = id, .len = len };
+        ring.shadow_count += 1;
+    }
+
+    /// Writes collected elements behind the used index, where the driver does not look yet.
+    fn spill(ring: *Split) void {
+        @setRuntimeSafety(false);
+        const at = ring.next_used & (ring.size - 1);
+        const count = ring.shadow_count;
+        const first = @min(count, ring.size - at);
+        const source: [*]const u8 = @ptrCast(&ring.shadow);
+        copy(@ptrCast(ring.elements + at), source, first * 8);
+        if (first < count) copy(@ptrCast(ring.elements), source + first * 8, (count - first) * 8);
+        ring.next_used +%= @truncate(count);
+        ring.shadow_count = 0;
+    }
+
+    /// Shows the driver all that was completed.
+    pub inline fn flush(ring: *Split) Used {
+        @setRuntimeSafety(false);
+        if (ring.shadow_count > 0) ring.spill();
+        const used: Used = .{ .from = ring.used_idx, .to = ring.next_used, .any = ring.used_idx != ring.next_used };
+        if (used.any) {
+            @atomicStore(u16, &ring.used[1], ring.next_used, .release);
+            ring.used_idx = ring.next_used;
+        }
+        return used;
+    }
+
+    /// Whether the driver wants a call for what `flush` showed it (2.7.7.2). A full fence lies
+    /// between the two.
+    pub fn wantsCall(ring: *const Split, used: Used) bool {
+        if (!ring.event_idx) return @atomicLoad(u16, &ring.avail[0], .monotonic) & spec.avail_no_interrupt == 0;
+        const event = @atomicLoad(u16, &ring.avail[2 + ring.size], .monotonic);
+        return vring_entry.crossed(event, used.from, used.to);
+    }
+
+    /// Asks for a kick at the next buffer. A full fence and `pending` must follow.
+    pub fn arm(ring: *Split) void {
+        if (ring.event_idx) {
+            @atomicStore(u16, ring.avail_event, ring.next_avail, .monotonic);
+        } else {
+            @atomicStore(u16, &ring.used[0], 0, .monotonic);
+        }
+    }
+
+    /// Asks for no kicks. With EVENT_IDX the event index is simply left behind.
+    pub fn disarm(ring: *Split) void {
+        if (!ring.event_idx) @atomicStore(u16, &ring.used[0], spec.used_no_notify, .monotonic);
+    }
+
+    pub fn pending(ring: *const Split) bool {
+        return @atomicLoad(u16, &ring.avail[1], .acquire) != ring.next_avail;
+    }
+
+    /// One 16-byte load: no field can be read twice.
+    inline fn fetch(ring: *const Split, index: u16) @Vector(2, u64) {
+        @setRuntimeSafety(false);
+        return @as(*const volatile @Vector(2, u64), @ptrCast(&ring.desc[index])).*;
+    }
+};
+
+inline fn entryOf(raw: @Vector(2, u64), id: u16) Entry {
+    return .{
+        .addr = raw[0],
+        .len = @truncate(raw[1]),
+        .flags = @truncate(raw[1] >> 32),
+        .next = @truncate(raw[1] >> 48),
+        .id = id,
+    };
+}
