@@ -1,0 +1,71 @@
+//! A port: one guest's memory and its rings. Ring 2i leads to the guest (toGuest), 2i+1 from it
+//! (fromGuest), as numbered on the wire.
+
+const std = @import("std");
+const abi = @import("abi.zig");
+const Memory = @import("memory.zig").Memory;
+const sys = @import("sys.zig");
+const Vring = @import("vring.zig").Vring;
+
+pub const Port = struct {
+    number: u16,
+    mtu: u32,
+    memory: Memory,
+    vrings: []align(64) Vring,
+    /// The toGuest rings that are up, by queue. Rebuilt while workers are paused.
+    receivers: [abi.queue_pairs_max]*Vring,
+    receiver_count: u32,
+
+    /// `attention` is signalled when a ring breaks.
+    pub fn create(number: u16, config: abi.PortConfig, attention: i32) error{OutOfMemory}!*Port {
+        const allocator = std.heap.page_allocator;
+        const port = try allocator.create(Port);
+        errdefer allocator.destroy(port);
+        port.number = number;
+        port.mtu = config.mtu;
+        port.memory.init();
+        port.receiver_count = 0;
+        port.vrings = try allocator.alignedAlloc(Vring, .@"64", 2 * config.queue_pairs);
+        for (port.vrings) |*vring| vring.init(&port.memory, attention);
+        return port;
+    }
+
+    /// Closes eventfds; the memory must be empty by then.
+    pub fn destroy(port: *Port) void {
+        for (port.vrings) |*vring| {
+            for ([_]i32{ vring.kick, vring.call, vring.err }) |fd| if (fd >= 0) sys.close(fd);
+        }
+        std.heap.page_allocator.free(port.vrings);
+        std.heap.page_allocator.destroy(port);
+    }
+
+    pub fn findReceivers(port: *Port) void {
+        port.receiver_count = 0;
+        var index: usize = 0;
+        while (index < port.vrings.len) : (index += 2) {
+            const vring = &port.vrings[index];
+            if (!vring.isUp()) continue;
+            port.receivers[port.receiver_count] = vring;
+            port.receiver_count += 1;
+        }
+    }
+
+    /// Counters of one direction, summed: `first` is 0 for toGuest, 1 for fromGuest.
+    pub fn sum(port: *const Port, first: usize) abi.VringStats {
+        var total = std.mem.zeroes(abi.VringStats);
+        var index = first;
+        while (index < port.vrings.len) : (index += 2) {
+            inline for (@typeInfo(abi.VringStats).@"struct".field_names) |name| {
+                @field(total, name) += @field(port.vrings[index].stats, name);
+            }
+        }
+        return total;
+    }
+
+    /// The front end truncated a file: no ring of this port can go on.
+    pub fn breakAll(port: *Port) void {
+        for (port.vrings) |*vring| {
+            if (vring.started and vring.broken.load(.monotonic) == 0) vring.breakBy(error.MemoryFault);
+        }
+    }
+};

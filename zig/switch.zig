@@ -1,0 +1,183 @@
+//! A learning switch: from one guest's burst to the rings of others.
+
+const std = @import("std");
+const abi = @import("abi.zig");
+const burst_file = @import("burst.zig");
+const flow = @import("flow.zig");
+const MacTable = @import("mac_table.zig").MacTable;
+const Port = @import("port.zig").Port;
+const Used = @import("vring_entry.zig").Used;
+const Vring = @import("vring.zig").Vring;
+
+const Burst = burst_file.Burst;
+const Frame = burst_file.Frame;
+const Mask = burst_file.Mask;
+
+/// A fromGuest ring as its worker knows it.
+pub const Input = struct {
+    vring: *Vring,
+    port: *Port,
+    memo: Memo = .{},
+};
+
+/// What the last frame of a ring taught: most frames are like the one before.
+const Memo = struct {
+    source: u64 = 0,
+    source_ms: u32 = 0,
+    destination: u64 = 0,
+    destination_ms: u32 = 0,
+    destination_port: u16 = 0,
+    generation: u32 = 0,
+};
+
+/// A memo is trusted so long without a look into the table.
+const memo_ms = 500;
+
+/// Rings to be called once everything of a burst is written: one fence then serves them all.
+pub const Notices = struct {
+    items: [capacity]Notice,
+    count: u32,
+
+    const capacity = 2 * burst_file.frames_max;
+    const Notice = struct { vring: *Vring, used: Used };
+
+    pub fn add(notices: *Notices, vring: *Vring, used: Used) void {
+        if (!used.any) return;
+        if (notices.count == capacity) notices.send();
+        notices.items[notices.count] = .{ .vring = vring, .used = used };
+        notices.count += 1;
+    }
+
+    /// The fence orders what was used before the driver's wish for calls (virtio 2.7.13, 2.8.21).
+    pub fn send(notices: *Notices) void {
+        if (notices.count == 0) return;
+        fence();
+        for (notices.items[0..notices.count]) |notice| notice.vring.notify(notice.used);
+        notices.count = 0;
+    }
+};
+
+var fence_word = std.atomic.Value(u32).init(0);
+
+/// A full barrier between this thread's stores and its later loads.
+pub inline fn fence() void {
+    if (@import("builtin").cpu.arch == .x86_64) {
+        asm volatile ("lock orq $0, (%%rsp)" ::: .{ .memory = true });
+    } else {
+        _ = fence_word.fetchAdd(0, .seq_cst);
+    }
+}
+
+pub const Switch = struct {
+    macs: MacTable,
+    ports: [abi.ports_max]?*Port,
+    /// Ports that can receive, in order. Rebuilt while workers are paused.
+    up: [abi.ports_max]*Port,
+    up_count: u32,
+
+    pub fn init(self: *Switch, age_ms: u32) void {
+        self.macs.init(age_ms);
+        self.ports = @splat(null);
+        self.up_count = 0;
+    }
+
+    /// Delivers a burst. Frames of one source to one destination keep their order; each frame that
+    /// goes nowhere is counted by reason in the sender's ring.
+    pub fn forward(self: *Switch, input: *Input, burst: *Burst, now_ms: u32, notices: *Notices) void {
+        var targets: [burst_file.frames_max]u32 = undefined;
+        var left: Mask = 0;
+        var flooded: Mask = 0;
+        for (burst.frames[0..burst.count], 0..) |*frame, i| {
+            const bit = @as(Mask, 1) << @intCast(i);
+            self.learn(input, frame, now_ms);
+            const number = self.find(input, frame, now_ms) orelse {
+                flooded |= bit;
+                continue;
+            };
+            targets[i] = self.target(input, frame, number) orelse continue;
+            left |= bit;
+        }
+        while (left != 0) {
+            const key = targets[@ctz(left)];
+            const all: @Vector(burst_file.frames_max, u32) = targets;
+            const same = left & @as(Mask, @bitCast(all == @as(@TypeOf(all), @splat(key))));
+            const port = self.ports[key >> 8].?;
+            const vring = port.receivers[key & 0xff];
+            notices.add(vring, burst.deliver(vring, same, port.mtu));
+            left &= ~same;
+        }
+        if (flooded != 0) self.flood(input, burst, flooded, notices);
+    }
+
+    /// The receiver's ring as a number, or null with the drop counted.
+    fn target(self: *Switch, input: *Input, frame: *const Frame, number: u16) ?u32 {
+        const stats = &input.vring.stats;
+        if (number == input.port.number) {
+            stats.drop_same_port += 1;
+            return null;
+        }
+        const port = self.ports[number] orelse {
+            stats.drop_link_down += 1;
+            return null;
+        };
+        if (port.receiver_count == 0) {
+            stats.drop_link_down += 1;
+            return null;
+        }
+        return @as(u32, number) << 8 | queueOf(port, frame);
+    }
+
+    /// To every port but the sender's.
+    fn flood(self: *Switch, input: *Input, burst: *Burst, mask: Mask, notices: *Notices) void {
+        var reached = false;
+        for (self.up[0..self.up_count]) |port| {
+            if (port == input.port) continue;
+            reached = true;
+            var left = mask;
+            while (left != 0) {
+                const queue = queueOf(port, &burst.frames[@ctz(left)]);
+                var same: Mask = 0;
+                var rest = left;
+                while (rest != 0) : (rest &= rest - 1) {
+                    const i: u6 = @intCast(@ctz(rest));
+                    if (queueOf(port, &burst.frames[i]) == queue) same |= @as(Mask, 1) << i;
+                }
+                const vring = port.receivers[queue];
+                notices.add(vring, burst.deliver(vring, same, port.mtu));
+                left &= ~same;
+            }
+        }
+        if (!reached) input.vring.stats.drop_no_port += @popCount(mask);
+    }
+
+    fn learn(self: *Switch, input: *Input, frame: *const Frame, now_ms: u32) void {
+        const memo = &input.memo;
+        const source = frame.source();
+        if (source == memo.source and now_ms -% memo.source_ms < memo_ms) return;
+        // A group address cannot be a source (IEEE 802.3, 3.2.3).
+        if (source & 1 != 0 or source == 0) return;
+        self.macs.learn(source, input.port.number, now_ms);
+        memo.source = source;
+        memo.source_ms = now_ms;
+    }
+
+    fn find(self: *Switch, input: *Input, frame: *const Frame, now_ms: u32) ?u16 {
+        if (frame.isMulticast()) return null;
+        const memo = &input.memo;
+        const destination = frame.destination();
+        const generation = self.macs.generation.load(.monotonic);
+        const fresh = memo.generation == generation and now_ms -% memo.destination_ms < memo_ms;
+        if (fresh and memo.destination == destination) return memo.destination_port;
+        const port = self.macs.find(destination, now_ms) orelse return null;
+        memo.destination = destination;
+        memo.destination_ms = now_ms;
+        memo.destination_port = port;
+        memo.generation = generation;
+        return port;
+    }
+};
+
+fn queueOf(port: *const Port, frame: *const Frame) u32 {
+    if (port.receiver_count == 1) return 0;
+    return flow.hash(frame) % port.receiver_count;
+}
