@@ -46,7 +46,7 @@ install_packages() {
 
 set_up() {
   local key rest tools stamp
-  read -r key rest < <(cat "$ROOT/tools.lock" | sha256sum)
+  read -r key rest < <(sha256sum <"$ROOT/tools.lock")
   tools="$ROOT/.tools/${key:0:16}"
   read -r key rest < <(cat "$ROOT/deno.lock" "$ROOT/tools.lock" | sha256sum)
   stamp="$ROOT/.tools/deno/packages-${key:0:16}"
