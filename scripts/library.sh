@@ -30,7 +30,7 @@ library() {
   if ! { [[ -r "$file.key" && -e "$file" ]] && read -r built <"$file.key" && [[ "$built" == "$key" ]]; }; then
     say "build: libvring for $level"
     temporary="$(mktemp -d "$ROOT/build/building.XXXXXX")"
-    if ! "$ZIG" build-lib -dynamic -O ReleaseSafe -lc -target "$target" -mcpu "$processor" -z nodelete --name vring \
+    if ! "$ZIG" build-lib -dynamic -O ReleaseSafe -fstrip -lc -target "$target" -mcpu "$processor" -z nodelete --name vring \
       -femit-bin="$temporary/libvring.so" "$ROOT/zig/lib.zig" >&2; then
       rm -rf "$temporary"
       exec 8>&-

@@ -7,6 +7,9 @@ const sys = @import("sys.zig");
 
 pub const Counter = std.atomic.Value(u32);
 
+/// Faults of all mappings: a worker that sees it change looks for the ports that it was in.
+pub var total: Counter = .init(0);
+
 /// Names a watched mapping.
 pub const Guard = enum(u32) { none = std.math.maxInt(u32), _ };
 
@@ -33,7 +36,7 @@ pub fn watch(map: []align(std.heap.page_size_min) u8, counter: *Counter) ?Guard 
         slot.end = @intFromPtr(map.ptr) + map.len;
         slot.counter = counter;
         slot.start.store(@intFromPtr(map.ptr), .release);
-        return @enumFromInt(i);
+        return @fromBackingInt(@intCast(i));
     }
     return null;
 }
@@ -41,7 +44,7 @@ pub fn watch(map: []align(std.heap.page_size_min) u8, counter: *Counter) ?Guard 
 /// To be called before the mapping goes away.
 pub fn forget(guard: Guard) void {
     if (guard == .none) return;
-    slots[@intFromEnum(guard)].start.store(0, .release);
+    slots[@backingInt(guard)].start.store(0, .release);
 }
 
 fn onBusError(signal: sys.Signal, info: *const sys.SignalInfo, context: ?*anyopaque) callconv(.c) void {
@@ -51,6 +54,7 @@ fn onBusError(signal: sys.Signal, info: *const sys.SignalInfo, context: ?*anyopa
         if (start <= 1 or address < start or address >= slot.end) continue;
         if (!sys.mapZeroPages(start, slot.end - start)) break;
         _ = slot.counter.fetchAdd(1, .release);
+        _ = total.fetchAdd(1, .release);
         return;
     }
     sys.chainSignal(&previous, signal, info, context);

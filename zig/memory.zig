@@ -86,6 +86,12 @@ pub const Memory = struct {
         return true;
     }
 
+    /// Nobody uses the memory any more.
+    pub fn unmapAll(memory: *Memory) void {
+        for (memory.rows[0..memory.count]) |*row| unmap(row);
+        memory.count = 0;
+    }
+
     /// Takes over every row of `table`, and leaves the old rows in it. Workers are paused.
     pub fn swap(memory: *Memory, table: *Table) void {
         for (0..@max(memory.count, table.count)) |i| std.mem.swap(Mapping, &memory.rows[i], &table.rows[i]);
@@ -136,6 +142,19 @@ pub const Table = struct {
         while (i > place) : (i -= 1) table.rows[i] = table.rows[i - 1];
         table.rows[place] = row;
         table.count += 1;
+    }
+
+    /// Gives its rows up: they are somebody else's.
+    pub fn disown(table: *Table) void {
+        table.count = 0;
+    }
+
+    /// The row of this region.
+    pub fn find(table: *Table, region: abi.Region) ?*Mapping {
+        for (table.rows[0..table.count]) |*row| {
+            if (row.gpa == region.gpa and row.size == region.size_bytes) return row;
+        }
+        return null;
     }
 
     /// Takes the row of this region out, without unmapping it.

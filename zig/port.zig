@@ -39,6 +39,10 @@ pub const Port = struct {
         std.heap.page_allocator.destroy(port);
     }
 
+    pub fn isFromGuest(port: *const Port, vring: *const Vring) bool {
+        return (vring - port.vrings.ptr) & 1 != 0;
+    }
+
     pub fn findReceivers(port: *Port) void {
         port.receiver_count = 0;
         var index: usize = 0;

@@ -15,6 +15,8 @@ const Mask = burst_file.Mask;
 
 /// A fromGuest ring as its worker knows it.
 pub const Input = struct {
+    pub const Ring = Vring;
+
     vring: *Vring,
     port: *Port,
     memo: Memo = .{},
@@ -79,6 +81,26 @@ pub const Switch = struct {
         self.macs.init(age_ms);
         self.ports = @splat(null);
         self.up_count = 0;
+    }
+
+    /// Rebuilds what is derived from the state of rings. Workers are held.
+    pub fn refresh(self: *Switch) void {
+        self.up_count = 0;
+        for (self.ports) |each| {
+            const port = each orelse continue;
+            port.findReceivers();
+            if (port.receiver_count == 0) continue;
+            self.up[self.up_count] = port;
+            self.up_count += 1;
+        }
+    }
+
+    /// Breaks the rings of every port whose memory was truncated. Any thread.
+    pub fn breakFaulty(self: *Switch) void {
+        for (self.ports) |each| {
+            const port = each orelse continue;
+            if (port.memory.faults.load(.acquire) > 0) port.breakAll();
+        }
     }
 
     /// Delivers a burst. Frames of one source to one destination keep their order; each frame that

@@ -1,0 +1,95 @@
+/**
+ * A data plane: ports, the switch between them, and the native workers that serve it.
+ *
+ * @module
+ */
+
+import { IdleMode } from "./abi.gen.ts";
+import { check, library } from "./library.ts";
+import { Port } from "./port.ts";
+import { emptyStruct, readStruct, type Struct, writeStruct } from "./struct.ts";
+
+/** When a worker rests: after a short while without traffic, never, or at once. */
+export type Idle = keyof typeof IdleMode;
+
+/** Counters of one worker since it was added. Cycles are of the CPU's constant-rate counter. */
+export type WorkerStats = Struct<"WorkerStats">;
+
+export interface EngineOptions {
+  /** Ports that may be open at once, up to 1024. */
+  portsMax?: number;
+  /** A MAC address not seen for so long is forgotten. */
+  macAgeMs?: number;
+}
+
+export interface WorkerOptions {
+  /** CPU to run on; any, if undefined. */
+  cpu?: number | undefined;
+  idle?: Idle | undefined;
+}
+
+export interface PortOptions {
+  /** 1 to 128. */
+  queuePairs: number;
+  /** Longest frame to the guest, without its Ethernet header, in bytes; no limit, if undefined. */
+  mtu?: number | undefined;
+}
+
+/**
+ * One engine. All its calls, and those of its ports, are for the thread that opened it, and return at once: when a
+ * call returns, the workers have adopted the change. Dispose of it to end the workers and close the ports.
+ */
+export class Engine implements AsyncDisposable {
+  #handle: number;
+
+  private constructor(handle: number) {
+    this.#handle = handle;
+  }
+
+  /** Throws `VringError` when the limits are impossible or memory is short. */
+  static open({ portsMax = 1024, macAgeMs = 300_000 }: EngineOptions = {}): Engine {
+    const config = writeStruct("EngineConfig", { ports_max: portsMax, mac_age_ms: macAgeMs });
+    return new Engine(check("open engine", library().engine_open(config)));
+  }
+
+  #live(): number {
+    if (this.#handle === 0) throw new TypeError("Cannot use engine: closed");
+    return this.#handle;
+  }
+
+  /** Starts one more worker thread and returns its number. A ring needs at least one worker before it can start. */
+  addWorker({ cpu = -1, idle = "adaptive" }: WorkerOptions = {}): number {
+    const config = writeStruct("WorkerConfig", { cpu, idle: IdleMode[idle] });
+    return check("add worker", library().worker_add(this.#live(), config));
+  }
+
+  /** Opens a port of the switch. */
+  openPort({ queuePairs, mtu = 0 }: PortOptions): Port {
+    const config = writeStruct("PortConfig", { queue_pairs: queuePairs, mtu });
+    return new Port(this.#live(), check("open port", library().port_open(this.#live(), config)));
+  }
+
+  /** An eventfd of the engine's that becomes readable when a ring breaks; not to be closed. */
+  get attentionFd(): number {
+    return check("find attention fd", library().engine_attention(this.#live()));
+  }
+
+  /** A snapshot of one worker's counters. */
+  workerStats(number: number): WorkerStats {
+    const buffer = emptyStruct("WorkerStats");
+    check(`read counters of worker ${number}`, library().worker_stats(this.#live(), number, buffer));
+    return readStruct("WorkerStats", buffer);
+  }
+
+  /** Joins the workers and closes every port. May be called again. */
+  async close(): Promise<void> {
+    if (this.#handle === 0) return;
+    const handle = this.#handle;
+    this.#handle = 0;
+    check("close engine", await library().engine_close(handle));
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+}

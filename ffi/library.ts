@@ -1,0 +1,92 @@
+/**
+ * Opens libvring: the only `Deno.dlopen`. Checks before any other call that library and bindings were built together.
+ *
+ * The library is `$VHOSTCTL_LIB`, else `libvring.so` beside this file. It is opened at first use and stays open.
+ *
+ * @module
+ */
+
+import { abiHash, Status, symbols } from "./abi.gen.ts";
+
+export type Library = Deno.DynamicLibrary<typeof symbols>["symbols"];
+
+/** Why a call into libvring failed. */
+export type StatusName = keyof typeof Status | "system";
+
+let opened: Library | undefined;
+
+/** The functions of libvring. Throws when there is no library, or one of another build. */
+export function library(): Library {
+  opened ??= open();
+  return opened;
+}
+
+function open(): Library {
+  const path = Deno.env.get("VHOSTCTL_LIB") ?? `${import.meta.dirname}/libvring.so`;
+  let found: Library;
+  try {
+    found = Deno.dlopen(path, symbols).symbols;
+  } catch (reason) {
+    throw new Error(`Cannot open libvring: ${path}: build it with ./scripts/build --library`, { cause: reason });
+  }
+  const hash = found.abi_hash();
+  if (hash !== abiHash) {
+    throw new Error(
+      `Cannot use libvring: ${path} has interface ${hash.toString(16)}, this program ${abiHash.toString(16)}: ` +
+        "rebuild both with ./scripts/build",
+    );
+  }
+  return found;
+}
+
+/** A call into libvring that failed. */
+export class VringError extends Error {
+  readonly status: StatusName;
+  /** Of a failed system call, else 0. */
+  readonly errno: number;
+
+  constructor(operation: string, code: number) {
+    const errno = code <= -1000 ? -1000 - code : 0;
+    const status = statusName(code);
+    super(`Cannot ${operation}: ${errno ? errnoText(errno) : status.replaceAll("_", " ")}`);
+    this.name = "VringError";
+    this.status = status;
+    this.errno = errno;
+  }
+}
+
+/** Returns what a call returned, or throws `VringError` when that is a failure. */
+export function check(operation: string, code: number): number {
+  if (code < 0) throw new VringError(operation, code);
+  return code;
+}
+
+function statusName(code: number): StatusName {
+  for (const [name, value] of Object.entries(Status)) if (value === code) return name as StatusName;
+  return "system";
+}
+
+/** The errors that users meet; others are told by number. */
+const errnoTexts: Record<number, string> = {
+  1: "operation not permitted",
+  2: "no such file or directory",
+  11: "resource temporarily unavailable",
+  12: "out of memory",
+  13: "permission denied",
+  17: "file exists",
+  20: "not a directory",
+  22: "invalid argument",
+  23: "too many open files in system",
+  24: "too many open files",
+  28: "no space left on device",
+  30: "read-only file system",
+  40: "too many levels of symbolic links",
+  88: "not a socket",
+  98: "address in use",
+  104: "connection reset by peer",
+  111: "connection refused",
+};
+
+function errnoText(errno: number): string {
+  return errnoTexts[errno] ?? `system error ${errno}`;
+}

@@ -1,0 +1,141 @@
+/**
+ * One port of an engine's switch: a guest's memory and rings.
+ *
+ * @module
+ */
+
+import type { Dataplane, Region, VringConfig, VringFd } from "../vhost/dataplane.ts";
+import type { Fd } from "../vhost/fd.ts";
+import { VringBroken, VringFd as VringFdNumber } from "./abi.gen.ts";
+import { check, library, VringError } from "./library.ts";
+import { emptyStruct, readStruct, type Struct, writeStruct, writeStructs } from "./struct.ts";
+
+/** Counters of one ring, or of all rings of one direction, since the port was opened. */
+export type VringStats = Struct<"VringStats">;
+
+/** From the guest's side. */
+export type Direction = "toGuest" | "fromGuest";
+
+/** How a ring is now. */
+export interface VringState {
+  /** What GET_VRING_BASE would answer. */
+  readonly base: number;
+  readonly started: boolean;
+  readonly enabled: boolean;
+  /** Why the ring gave up; undefined when it is whole. */
+  readonly broken: Exclude<keyof typeof VringBroken, "no"> | undefined;
+}
+
+/** Opened by `Engine.openPort`. Rings are numbered as on the wire: 2i toGuest, 2i + 1 fromGuest. */
+export class Port implements Dataplane, Disposable {
+  readonly #engine: number;
+  readonly number: number;
+  #open = true;
+
+  constructor(engine: number, number: number) {
+    this.#engine = engine;
+    this.number = number;
+  }
+
+  #place(): [number, number] {
+    if (!this.#open) throw new TypeError(`Cannot use port ${this.number}: closed`);
+    return [this.#engine, this.number];
+  }
+
+  setMemory(regions: readonly Region[], fds: readonly Fd[]): void {
+    const rows = writeStructs("Region", regions.map(rowOf));
+    const numbers = new Int32Array(fds.map((fd) => fd.number));
+    check("map guest memory", library().port_set_memory(...this.#place(), rows, numbers, regions.length));
+  }
+
+  addRegion(region: Region, fd: Fd): void {
+    const row = writeStruct("Region", rowOf(region));
+    check(`map region at ${hex(region.gpa)}`, library().port_add_region(...this.#place(), row, fd.number));
+  }
+
+  removeRegion(region: Region): void {
+    const row = writeStruct("Region", rowOf(region));
+    check(`unmap region at ${hex(region.gpa)}`, library().port_remove_region(...this.#place(), row));
+  }
+
+  startVring(index: number, config: VringConfig): void {
+    const bytes = writeStruct("VringConfig", {
+      features: config.features,
+      desc_gpa: config.desc,
+      avail_gpa: config.avail,
+      used_gpa: config.used,
+      log_gpa: config.log,
+      size: config.size,
+      base: config.base,
+      flags: config.flags,
+    });
+    check(`start vring ${index}`, library().vring_start(...this.#place(), index, bytes));
+  }
+
+  stopVring(index: number): number {
+    const buffer = emptyStruct("VringState");
+    check(`stop vring ${index}`, library().vring_stop(...this.#place(), index, buffer));
+    return readStruct("VringState", buffer).base;
+  }
+
+  enableVring(index: number, enabled: boolean): void {
+    check(`enable vring ${index}`, library().vring_enable(...this.#place(), index, enabled ? 1 : 0));
+  }
+
+  setVringFd(index: number, kind: VringFd, fd: Fd | undefined): void {
+    const number = fd?.number ?? -1;
+    const code = library().vring_set_fd(...this.#place(), index, VringFdNumber[kind], number);
+    check(`set ${kind} fd of vring ${index}`, code);
+    fd?.take();
+  }
+
+  reset(): void {
+    check(`reset port ${this.number}`, library().port_reset(...this.#place()));
+  }
+
+  /** A snapshot of the counters of one direction, summed over its rings. */
+  stats(direction: Direction): VringStats {
+    const buffer = emptyStruct("VringStats");
+    const which = direction === "toGuest" ? 0 : 1;
+    check(`read counters of port ${this.number}`, library().port_stats(...this.#place(), which, buffer));
+    return readStruct("VringStats", buffer);
+  }
+
+  /** A snapshot of one ring's counters. */
+  vringStats(index: number): VringStats {
+    const buffer = emptyStruct("VringStats");
+    check(`read counters of vring ${index}`, library().vring_stats(...this.#place(), index, buffer));
+    return readStruct("VringStats", buffer);
+  }
+
+  vringState(index: number): VringState {
+    const buffer = emptyStruct("VringState");
+    check(`read state of vring ${index}`, library().vring_state(...this.#place(), index, buffer));
+    const { base, started, enabled, broken } = readStruct("VringState", buffer);
+    return { base, started: started !== 0, enabled: enabled !== 0, broken: brokenName(broken) };
+  }
+
+  /** Stops every ring and closes the port. May be called again, and after the engine was closed. */
+  [Symbol.dispose](): void {
+    if (!this.#open) return;
+    const code = library().port_close(...this.#place());
+    this.#open = false;
+    const error = code < 0 ? new VringError(`close port ${this.number}`, code) : undefined;
+    if (error !== undefined && error.status !== "no_such_handle") throw error;
+  }
+}
+
+function rowOf(region: Region): Struct<"Region"> {
+  return { gpa: region.gpa, size_bytes: region.size, mmap_offset: region.mmapOffset };
+}
+
+function brokenName(code: number): VringState["broken"] {
+  for (const [name, value] of Object.entries(VringBroken)) {
+    if (value === code && name !== "no") return name as VringState["broken"];
+  }
+  return undefined;
+}
+
+function hex(value: bigint): string {
+  return `0x${value.toString(16)}`;
+}

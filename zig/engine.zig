@@ -1,0 +1,268 @@
+//! Ports, a switch between them, and the workers that serve it, as the control thread drives them.
+//!
+//! All calls are for one control thread. A call that changes what workers see holds every worker
+//! between two bursts, changes it, and lets them go: when it returns, the change is in force. A call
+//! that fails has changed nothing.
+
+const std = @import("std");
+const abi = @import("abi.zig");
+const memory_file = @import("memory.zig");
+const Port = @import("port.zig").Port;
+const Switch = @import("switch.zig").Switch;
+const sys = @import("sys.zig");
+const Vring = @import("vring.zig").Vring;
+const Worker = @import("worker.zig").Worker;
+
+const Table = memory_file.Table;
+
+/// A worker that does not reach the end of its burst in this time has lost its core for good.
+const hold_ns = 5_000_000_000;
+
+pub const Error = error{
+    InvalidArgument,
+    NoSuchHandle,
+    LimitReached,
+    OutOfMemory,
+    Unmapped,
+    Misaligned,
+    Overlap,
+    FileTooShort,
+    WrongFd,
+    NotStarted,
+    AlreadyStarted,
+    Stuck,
+    System,
+};
+
+pub const Engine = struct {
+    fabric: Switch,
+    ports_max: u32,
+    workers: [abi.workers_max]*Worker,
+    worker_count: u32,
+    /// Signalled when a ring breaks.
+    attention: i32,
+
+    pub fn create(config: abi.EngineConfig) Error!*Engine {
+        if (config.ports_max == 0 or config.ports_max > abi.ports_max) return error.InvalidArgument;
+        const engine = try std.heap.page_allocator.create(Engine);
+        errdefer std.heap.page_allocator.destroy(engine);
+        engine.fabric.init(config.mac_age_ms);
+        engine.ports_max = config.ports_max;
+        engine.worker_count = 0;
+        engine.attention = try sys.eventfd();
+        return engine;
+    }
+
+    /// Ends all workers, then closes all ports.
+    pub fn destroy(engine: *Engine) void {
+        for (engine.workers[0..engine.worker_count]) |worker| worker.destroy();
+        engine.worker_count = 0;
+        for (&engine.fabric.ports) |*slot| {
+            const port = slot.* orelse continue;
+            slot.* = null;
+            engine.discard(port);
+        }
+        sys.close(engine.attention);
+        std.heap.page_allocator.destroy(engine);
+    }
+
+    pub fn addWorker(engine: *Engine, config: abi.WorkerConfig) Error!u32 {
+        if (engine.worker_count == abi.workers_max) return error.LimitReached;
+        engine.workers[engine.worker_count] = try Worker.create(&engine.fabric, config);
+        engine.worker_count += 1;
+        return engine.worker_count - 1;
+    }
+
+    pub fn openPort(engine: *Engine, config: abi.PortConfig) Error!u32 {
+        if (config.queue_pairs == 0 or config.queue_pairs > abi.queue_pairs_max) return error.InvalidArgument;
+        for (engine.fabric.ports[0..engine.ports_max], 0..) |slot, number| {
+            if (slot != null) continue;
+            const port = try Port.create(@intCast(number), config, engine.attention);
+            errdefer port.destroy();
+            try engine.hold();
+            engine.fabric.ports[number] = port;
+            engine.release();
+            return @intCast(number);
+        }
+        return error.LimitReached;
+    }
+
+    pub fn closePort(engine: *Engine, port: *Port) Error!void {
+        try engine.hold();
+        engine.stopAll(port);
+        engine.fabric.ports[port.number] = null;
+        engine.fabric.macs.forget(port.number);
+        engine.release();
+        engine.discard(port);
+    }
+
+    /// The front end is gone: every ring stops, eventfds and memory go.
+    pub fn resetPort(engine: *Engine, port: *Port) Error!void {
+        const empty = try Table.create();
+        try engine.hold();
+        engine.stopAll(port);
+        port.memory.swap(empty);
+        port.memory.faults.store(0, .monotonic);
+        for (port.vrings) |*vring| {
+            vring.enabled = false;
+            for ([_]abi.VringFd{ .kick, .call, .err }) |kind| replaceFd(vring, kind, -1);
+        }
+        engine.fabric.macs.forget(port.number);
+        engine.release();
+        empty.destroy();
+    }
+
+    /// Replaces the whole memory table, also under running rings: they go on in it.
+    pub fn setMemory(engine: *Engine, port: *Port, regions: []const abi.Region, fds: []const i32) Error!void {
+        const table = try Table.create();
+        errdefer table.destroy();
+        for (regions, fds) |region, fd| try table.add(region, fd, &port.memory.faults);
+        try engine.adopt(port, table);
+        port.memory.faults.store(0, .monotonic);
+        table.destroy();
+    }
+
+    pub fn addRegion(engine: *Engine, port: *Port, region: abi.Region, fd: i32) Error!void {
+        const table = try Table.create();
+        table.copy(&port.memory);
+        table.add(region, fd, &port.memory.faults) catch |reason| return forget(table, reason);
+        const row = table.find(region).?;
+        engine.adopt(port, table) catch |reason| {
+            memory_file.unmap(row);
+            return forget(table, reason);
+        };
+        table.disown();
+        table.destroy();
+    }
+
+    pub fn removeRegion(engine: *Engine, port: *Port, region: abi.Region) Error!void {
+        const table = try Table.create();
+        table.copy(&port.memory);
+        var row = table.remove(region) catch |reason| return forget(table, reason);
+        engine.adopt(port, table) catch |reason| return forget(table, reason);
+        table.disown();
+        table.destroy();
+        memory_file.unmap(&row);
+    }
+
+    /// Frees a table whose rows belong to somebody else.
+    fn forget(table: *Table, reason: Error) Error {
+        table.disown();
+        table.destroy();
+        return reason;
+    }
+
+    /// Puts `table` in the place of the port's memory if every running ring can still be found in it;
+    /// afterwards `table` has the rows of before.
+    fn adopt(engine: *Engine, port: *Port, table: *Table) Error!void {
+        try engine.hold();
+        defer engine.release();
+        port.memory.swap(table);
+        for (port.vrings) |*vring| {
+            if (!vring.started or vring.canPlace()) continue;
+            port.memory.swap(table);
+            return error.Unmapped;
+        }
+        for (port.vrings) |*vring| if (vring.started) vring.place() catch unreachable;
+    }
+
+    pub fn startVring(engine: *Engine, port: *Port, vring: *Vring, config: abi.VringConfig) Error!void {
+        try engine.hold();
+        defer engine.release();
+        const worker = engine.idlest() orelse return error.NoSuchHandle;
+        try vring.start(config);
+        if (port.isFromGuest(vring)) worker.add(.{ .vring = vring, .port = port }) catch |reason| {
+            _ = vring.stop() catch unreachable;
+            return reason;
+        };
+        engine.fabric.refresh();
+    }
+
+    pub fn stopVring(engine: *Engine, port: *Port, vring: *Vring) Error!abi.VringState {
+        try engine.hold();
+        defer engine.release();
+        const last = try vring.stop();
+        if (port.isFromGuest(vring)) engine.withdraw(vring);
+        engine.fabric.refresh();
+        return last;
+    }
+
+    pub fn enableVring(engine: *Engine, vring: *Vring, enabled: bool) Error!void {
+        if (vring.enabled == enabled) return;
+        try engine.hold();
+        defer engine.release();
+        vring.enabled = enabled;
+        engine.fabric.refresh();
+    }
+
+    /// Takes `fd` over (-1: none). A new call fd on a running ring is signalled once: what was
+    /// signalled before it came went to nobody.
+    pub fn setVringFd(engine: *Engine, port: *Port, vring: *Vring, kind: abi.VringFd, fd: i32) Error!void {
+        if (fd >= 0) {
+            if (!sys.isEventfd(fd)) return error.WrongFd;
+            try sys.setNonblocking(fd);
+        }
+        try engine.hold();
+        defer engine.release();
+        const worker = if (kind == .kick and vring.started and port.isFromGuest(vring)) engine.workerOf(vring) else null;
+        if (worker) |owner| owner.unwatch(vring.kick);
+        replaceFd(vring, kind, fd);
+        if (worker) |owner| owner.watch(vring.kick, vring);
+        if (kind == .call and fd >= 0 and vring.started) sys.eventfdSignal(fd);
+    }
+
+    fn replaceFd(vring: *Vring, kind: abi.VringFd, fd: i32) void {
+        const slot = vring.fdOf(kind);
+        if (slot.* >= 0) sys.close(slot.*);
+        slot.* = fd;
+    }
+
+    /// Workers are held.
+    fn stopAll(engine: *Engine, port: *Port) void {
+        for (port.vrings) |*vring| {
+            _ = vring.stop() catch continue;
+            if (port.isFromGuest(vring)) engine.withdraw(vring);
+        }
+        engine.fabric.refresh();
+    }
+
+    fn discard(engine: *Engine, port: *Port) void {
+        _ = engine;
+        port.memory.unmapAll();
+        port.destroy();
+    }
+
+    fn withdraw(engine: *Engine, vring: *Vring) void {
+        for (engine.workers[0..engine.worker_count]) |worker| worker.remove(vring);
+    }
+
+    fn workerOf(engine: *Engine, vring: *Vring) ?*Worker {
+        for (engine.workers[0..engine.worker_count]) |worker| {
+            for (worker.inputs[0..worker.input_count]) |*input| if (input.vring == vring) return worker;
+        }
+        return null;
+    }
+
+    /// The worker with the fewest rings.
+    fn idlest(engine: *Engine) ?*Worker {
+        var best: ?*Worker = null;
+        for (engine.workers[0..engine.worker_count]) |worker| {
+            if (best == null or worker.input_count < best.?.input_count) best = worker;
+        }
+        return best;
+    }
+
+    fn hold(engine: *Engine) error{Stuck}!void {
+        const workers = engine.workers[0..engine.worker_count];
+        for (workers) |worker| worker.ask();
+        const deadline = sys.nanoseconds() + hold_ns;
+        for (workers) |worker| worker.await(deadline) catch {
+            engine.release();
+            return error.Stuck;
+        };
+    }
+
+    fn release(engine: *Engine) void {
+        for (engine.workers[0..engine.worker_count]) |worker| worker.release();
+    }
+};

@@ -1,0 +1,26 @@
+//! libvring: what the shared library exports, and every file with unit tests.
+
+const manifest = @import("manifest.zig");
+
+comptime {
+    _ = @import("exports.zig");
+}
+
+/// Compared with the bindings' own number before any other call.
+export fn abi_hash() u64 {
+    return manifest.hash;
+}
+
+test {
+    _ = @import("chain.zig");
+    _ = @import("copy.zig");
+    _ = @import("engine.zig");
+    _ = @import("flow.zig");
+    _ = @import("handles.zig");
+    _ = @import("mac_table.zig");
+    _ = @import("memory.zig");
+    _ = @import("net_header.zig");
+    _ = @import("packed.zig");
+    _ = @import("split.zig");
+    _ = @import("vring_entry.zig");
+}

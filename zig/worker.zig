@@ -1,0 +1,279 @@
+//! A thread that serves fromGuest rings: polls while there is traffic, sleeps on kicks otherwise.
+//!
+//! The control thread changes what workers see only while it holds all of them (`hold`, `release`):
+//! between two bursts, or asleep.
+
+const std = @import("std");
+const abi = @import("abi.zig");
+const burst_file = @import("burst.zig");
+const fault = @import("fault.zig");
+const Input = switch_file.Input;
+const Notices = switch_file.Notices;
+const switch_file = @import("switch.zig");
+const sys = @import("sys.zig");
+const Switch = switch_file.Switch;
+
+/// Without traffic for so long, an adaptive worker goes to sleep.
+const spin_ns = 50_000;
+/// A ring without a kick fd is looked at this often by a sleeping worker.
+const unkicked_poll_ms = 1;
+/// The clock for ageing is read this often.
+const clock_cycles = 1 << 20;
+/// Rings that one worker can serve.
+const inputs_max = abi.ports_max * 8;
+
+const State = struct {
+    const running: u32 = 0;
+    const asleep: u32 = 1;
+    const held: u32 = 2;
+};
+
+pub const Worker = struct {
+    fabric: *Switch,
+    idle: abi.IdleMode,
+    cpu: i32,
+    thread: std.Thread,
+    set: i32,
+    wake: i32,
+    burst: *burst_file.Burst,
+    inputs: []Input,
+    input_count: u32,
+    /// Rings without a kick fd: they must be looked at by and by.
+    unkicked: u32,
+    notices: Notices,
+    now_ms: u32,
+    clock_read: u64,
+    faults_seen: u32,
+    stats: abi.WorkerStats align(64),
+    /// Between control and worker.
+    state: std.atomic.Value(u32) align(64),
+    requested: std.atomic.Value(bool),
+    quit: std.atomic.Value(bool),
+    was_asleep: bool,
+
+    pub const Error = error{ OutOfMemory, System, Stuck };
+
+    pub fn create(fabric: *Switch, config: abi.WorkerConfig) Error!*Worker {
+        const allocator = std.heap.page_allocator;
+        const worker = try allocator.create(Worker);
+        errdefer allocator.destroy(worker);
+        worker.fabric = fabric;
+        worker.idle = config.idle;
+        worker.cpu = config.cpu;
+        worker.input_count = 0;
+        worker.unkicked = 0;
+        worker.notices.count = 0;
+        worker.now_ms = 0;
+        worker.clock_read = 0;
+        worker.faults_seen = fault.total.load(.monotonic);
+        worker.stats = std.mem.zeroes(abi.WorkerStats);
+        worker.state = .init(State.running);
+        worker.requested = .init(false);
+        worker.quit = .init(false);
+        worker.was_asleep = false;
+        worker.set = try sys.epoll();
+        errdefer sys.close(worker.set);
+        worker.wake = try sys.eventfd();
+        errdefer sys.close(worker.wake);
+        try sys.epollAdd(worker.set, worker.wake, sys.event_in, 0);
+        worker.burst = try burst_file.Burst.create();
+        errdefer worker.burst.destroy();
+        worker.inputs = try allocator.alloc(Input, inputs_max);
+        errdefer allocator.free(worker.inputs);
+        worker.thread = std.Thread.spawn(.{ .stack_size = 256 << 10 }, run, .{worker}) catch return error.OutOfMemory;
+        return worker;
+    }
+
+    /// Ends the thread between two bursts. Control must not hold the worker.
+    pub fn destroy(worker: *Worker) void {
+        worker.quit.store(true, .release);
+        sys.eventfdSignal(worker.wake);
+        worker.thread.join();
+        sys.close(worker.wake);
+        sys.close(worker.set);
+        worker.burst.destroy();
+        std.heap.page_allocator.free(worker.inputs);
+        std.heap.page_allocator.destroy(worker);
+    }
+
+    // For the control thread.
+
+    /// Asks the worker to stop between two bursts; `await` then waits until it has.
+    pub fn ask(worker: *Worker) void {
+        worker.requested.store(true, .seq_cst);
+    }
+
+    pub fn await(worker: *Worker, deadline_ns: u64) error{Stuck}!void {
+        var spins: u32 = 0;
+        while (true) : (spins += 1) {
+            const old = worker.state.cmpxchgStrong(State.asleep, State.held, .acq_rel, .acquire) orelse {
+                worker.was_asleep = true;
+                return;
+            };
+            if (old == State.held) {
+                worker.was_asleep = false;
+                return;
+            }
+            if (spins < 200) {
+                std.atomic.spinLoopHint();
+            } else {
+                if (sys.nanoseconds() > deadline_ns) return error.Stuck;
+                sys.futexWait(&worker.state, old, 1_000_000);
+            }
+        }
+    }
+
+    /// Lets the worker go on; one that slept looks at everything anew.
+    pub fn release(worker: *Worker) void {
+        worker.requested.store(false, .seq_cst);
+        const held = worker.state.load(.acquire) == State.held;
+        if (!held) return;
+        worker.state.store(if (worker.was_asleep) State.asleep else State.running, .release);
+        sys.futexWakeAll(&worker.state);
+        if (worker.was_asleep) sys.eventfdSignal(worker.wake);
+    }
+
+    /// Gives a started ring to a held worker.
+    pub fn add(worker: *Worker, input: Input) error{LimitReached}!void {
+        if (worker.input_count == worker.inputs.len) return error.LimitReached;
+        worker.inputs[worker.input_count] = input;
+        worker.input_count += 1;
+        worker.watch(input.vring.kick, input.vring);
+    }
+
+    /// Takes a ring back from a held worker.
+    pub fn remove(worker: *Worker, vring: *Input.Ring) void {
+        for (worker.inputs[0..worker.input_count], 0..) |*input, i| {
+            if (input.vring != vring) continue;
+            worker.unwatch(vring.kick);
+            worker.input_count -= 1;
+            worker.inputs[i] = worker.inputs[worker.input_count];
+            return;
+        }
+    }
+
+    /// A kick fd of one of its rings comes. Edge-triggered: the counter need not be read, so that a
+    /// front end cannot make the worker block on it.
+    pub fn watch(worker: *Worker, kick: i32, vring: *Input.Ring) void {
+        if (kick >= 0) {
+            sys.epollAdd(worker.set, kick, sys.event_in | sys.event_edge, @intFromPtr(vring)) catch {
+                worker.unkicked += 1;
+            };
+        } else {
+            worker.unkicked += 1;
+        }
+    }
+
+    pub fn unwatch(worker: *Worker, kick: i32) void {
+        if (kick >= 0) sys.epollRemove(worker.set, kick) else worker.unkicked -= 1;
+    }
+
+    // The thread.
+
+    fn run(worker: *Worker) void {
+        sys.blockSignals();
+        sys.nameThread("vhost worker");
+        // A CPU that is not there was refused before; one that went away is no reason to stop.
+        if (worker.cpu >= 0) sys.bindToCpu(@intCast(worker.cpu)) catch {};
+        const born = sys.cycles();
+        var idle_since: u64 = 0;
+        while (!worker.quit.load(.acquire)) {
+            if (worker.requested.load(.acquire)) worker.yield();
+            const found = worker.round();
+            worker.stats.rounds += 1;
+            if (found) {
+                idle_since = 0;
+                continue;
+            }
+            worker.stats.cycles = sys.cycles() -% born;
+            if (worker.idle == .busy) continue;
+            const now = sys.nanoseconds();
+            if (idle_since == 0) idle_since = now;
+            if (worker.idle == .adaptive and now - idle_since < spin_ns) continue;
+            worker.sleep();
+            idle_since = 0;
+        }
+    }
+
+    /// One look at every ring.
+    fn round(worker: *Worker) bool {
+        var found = false;
+        for (worker.inputs[0..worker.input_count]) |*input| {
+            if (!input.vring.pending() or input.vring.broken.load(.monotonic) != 0) continue;
+            const begin = sys.cycles();
+            worker.serve(input, begin);
+            worker.stats.busy_cycles += sys.cycles() -% begin;
+            found = true;
+        }
+        worker.stats.busy_rounds += @intFromBool(found);
+        const faults = fault.total.load(.monotonic);
+        if (faults != worker.faults_seen) {
+            worker.faults_seen = faults;
+            worker.fabric.breakFaulty();
+        }
+        return found;
+    }
+
+    fn serve(worker: *Worker, input: *Input, now: u64) void {
+        if (now -% worker.clock_read > clock_cycles) {
+            worker.clock_read = now;
+            worker.now_ms = @truncate(sys.nanoseconds() / 1_000_000);
+        }
+        const burst = worker.burst;
+        const vring = input.vring;
+        burst.collect(vring);
+        if (vring.enabled) {
+            burst_file.countSent(burst, &vring.stats);
+            worker.fabric.forward(input, burst, worker.now_ms, &worker.notices);
+        } else {
+            vring.stats.drop_disabled += burst.count;
+        }
+        worker.stats.packets += burst.count;
+        worker.notices.add(vring, burst.giveBack(vring));
+        worker.notices.send();
+    }
+
+    /// Waits, between two bursts, until control is done.
+    fn yield(worker: *Worker) void {
+        worker.state.store(State.held, .release);
+        sys.futexWakeAll(&worker.state);
+        while (worker.state.load(.acquire) == State.held) sys.futexWait(&worker.state, State.held, 1_000_000_000);
+    }
+
+    /// Arms every ring, looks once more, and waits for a kick. A full fence lies between arming and
+    /// looking (virtio 2.7.10.1, 2.8.10.1).
+    fn sleep(worker: *Worker) void {
+        const inputs = worker.inputs[0..worker.input_count];
+        for (inputs) |*input| input.vring.arm();
+        switch_file.fence();
+        const pending = for (inputs) |*input| {
+            if (input.vring.pending() and input.vring.broken.load(.monotonic) == 0) break true;
+        } else false;
+        if (!pending and worker.state.cmpxchgStrong(State.running, State.asleep, .acq_rel, .acquire) == null) {
+            worker.stats.sleeps += 1;
+            var events: [64]sys.Event = undefined;
+            const timeout: i32 = if (worker.unkicked > 0) unkicked_poll_ms else -1;
+            const fired = sys.epollWait(worker.set, &events, timeout);
+            while (worker.state.cmpxchgStrong(State.asleep, State.running, .acq_rel, .acquire)) |state| {
+                sys.futexWait(&worker.state, state, 1_000_000_000);
+            }
+            worker.count(fired);
+        }
+        for (worker.inputs[0..worker.input_count]) |*input| input.vring.disarm();
+    }
+
+    /// While the worker slept, control may have taken rings away: only those it has still are real.
+    fn count(worker: *Worker, fired: []const sys.Event) void {
+        for (fired) |event| {
+            if (event.data.u64 == 0) {
+                _ = sys.eventfdDrain(worker.wake);
+                continue;
+            }
+            for (worker.inputs[0..worker.input_count]) |*input| {
+                if (@intFromPtr(input.vring) != event.data.u64) continue;
+                input.vring.stats.kicks += 1;
+                break;
+            }
+        }
+    }
+};
