@@ -35,15 +35,21 @@ export interface PortOptions {
   mtu?: number | undefined;
 }
 
+/** How long a hostile front end can hold a worker up, about. */
+const checkMs = 250;
+
 /**
  * One engine. All its calls, and those of its ports, are for the thread that opened it, and return at once: when a
  * call returns, the workers have adopted the change. Dispose of it to end the workers and close the ports.
  */
 export class Engine implements AsyncDisposable {
   #handle: number;
+  readonly #timer: number;
 
   private constructor(handle: number) {
     this.#handle = handle;
+    this.#timer = setInterval(() => library().engine_check(this.#handle), checkMs);
+    Deno.unrefTimer(this.#timer);
   }
 
   /** Throws `VringError` when the limits are impossible or memory is short. */
@@ -86,6 +92,7 @@ export class Engine implements AsyncDisposable {
     if (this.#handle === 0) return;
     const handle = this.#handle;
     this.#handle = 0;
+    clearInterval(this.#timer);
     check("close engine", await library().engine_close(handle));
   }
 

@@ -131,6 +131,8 @@ pub const VringBroken = enum(u32) {
     bad_packed_id = 3,
     /// The file behind guest memory was truncated (SIGBUS).
     memory_fault = 4,
+    /// The front end made its call eventfd blocking and filled it, so that a worker hung on it.
+    call_blocked = 5,
 };
 
 /// Counters of one vring since its port was opened, and, summed, of a port's direction.

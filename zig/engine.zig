@@ -73,6 +73,11 @@ pub const Engine = struct {
         return engine.worker_count - 1;
     }
 
+    /// To be called a few times a second.
+    pub fn check(engine: *Engine) void {
+        for (engine.workers[0..engine.worker_count]) |worker| worker.check();
+    }
+
     pub fn openPort(engine: *Engine, config: abi.PortConfig) Error!u32 {
         if (config.queue_pairs == 0 or config.queue_pairs > abi.queue_pairs_max) return error.InvalidArgument;
         for (engine.fabric.ports[0..engine.ports_max], 0..) |slot, number| {
@@ -208,7 +213,7 @@ pub const Engine = struct {
         if (worker) |owner| owner.unwatch(vring.kick);
         replaceFd(vring, kind, fd);
         if (worker) |owner| owner.watch(vring.kick, vring);
-        if (kind == .call and fd >= 0 and vring.started) sys.eventfdSignal(fd);
+        if (kind == .call and fd >= 0 and vring.started) _ = sys.eventfdSignal(fd);
     }
 
     fn replaceFd(vring: *Vring, kind: abi.VringFd, fd: i32) void {

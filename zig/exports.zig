@@ -56,6 +56,13 @@ pub export fn worker_stats(handle: u32, number: u32, stats: *abi.WorkerStats) i3
     return 0;
 }
 
+/// To be called a few times a second: frees a worker that hangs on a front end's eventfd.
+pub export fn engine_check(handle: u32) i32 {
+    const engine = engines.get(handle) orelse return status(.no_such_handle);
+    engine.check();
+    return 0;
+}
+
 // Ports and rings.
 
 /// Returns the port's number.

@@ -15,11 +15,11 @@ pub fn lastErrno() u16 {
     return errno_value;
 }
 
-pub const errno_again: u16 = @intFromEnum(linux.E.AGAIN);
-pub const errno_interrupted: u16 = @intFromEnum(linux.E.INTR);
-pub const errno_refused: u16 = @intFromEnum(linux.E.CONNREFUSED);
-pub const errno_in_use: u16 = @intFromEnum(linux.E.ADDRINUSE);
-pub const errno_absent: u16 = @intFromEnum(linux.E.NOENT);
+pub const errno_again: u16 = @backingInt(linux.E.AGAIN);
+pub const errno_interrupted: u16 = @backingInt(linux.E.INTR);
+pub const errno_refused: u16 = @backingInt(linux.E.CONNREFUSED);
+pub const errno_in_use: u16 = @backingInt(linux.E.ADDRINUSE);
+pub const errno_absent: u16 = @backingInt(linux.E.NOENT);
 
 fn check(result: usize) Error!usize {
     const signed: isize = @bitCast(result);
@@ -140,10 +140,12 @@ pub fn eventfd() Error!i32 {
     return checkFd(linux.eventfd(0, linux.EFD.CLOEXEC | linux.EFD.NONBLOCK));
 }
 
-/// A full counter is as good as a signal: whoever waits for it is woken already.
-pub fn eventfdSignal(fd: i32) void {
+/// A full counter is as good as a signal: whoever waits for it is woken already. False: the write
+/// blocked, which only a peer that made the fd blocking and filled it can bring about, until somebody
+/// poked this thread.
+pub fn eventfdSignal(fd: i32) bool {
     const one: u64 = 1;
-    _ = linux.write(fd, @ptrCast(&one), 8);
+    return linux.errno(linux.write(fd, @ptrCast(&one), 8)) != .INTR;
 }
 
 /// Empties the counter and returns it; 0 when it was empty.
@@ -197,7 +199,7 @@ pub fn bindToCpu(cpu: u32) Error!void {
     var set: linux.cpu_set_t = @splat(0);
     const bits = @bitSizeOf(usize);
     if (cpu >= bits * set.len) {
-        errno_value = @intFromEnum(linux.E.INVAL);
+        errno_value = @backingInt(linux.E.INVAL);
         return error.System;
     }
     set[cpu / bits] = @as(usize, 1) << @intCast(cpu % bits);
@@ -210,14 +212,31 @@ pub fn threadId() i32 {
 
 /// Names the calling thread, as `top -H` shows it; at most 15 bytes.
 pub fn nameThread(name: [*:0]const u8) void {
-    _ = linux.prctl(@intFromEnum(linux.PR.SET_NAME), @intFromPtr(name), 0, 0, 0);
+    _ = linux.prctl(@backingInt(linux.PR.SET_NAME), @intFromPtr(name), 0, 0, 0);
 }
 
-/// Keeps signals of the process away from the calling thread; faults of its own still reach it.
+/// Keeps signals of the process away from the calling thread; faults of its own and `poke` still
+/// reach it.
 pub fn blockSignals() void {
+    const action: SignalAction = .{
+        .handler = .{ .handler = onPoke },
+        .mask = linux.sigemptyset(),
+        .flags = 0,
+    };
+    _ = linux.sigaction(poke_signal, &action, null);
     var set = linux.sigfillset();
-    inline for (.{ .BUS, .SEGV, .FPE, .ILL, .TRAP }) |signal| linux.sigdelset(&set, signal);
+    inline for (.{ .BUS, .SEGV, .FPE, .ILL, .TRAP, poke_signal }) |signal| linux.sigdelset(&set, signal);
     _ = linux.sigprocmask(linux.SIG.BLOCK, &set, null);
+}
+
+/// A real-time signal that neither libc nor V8 uses.
+const poke_signal: linux.SIG = @enumFromInt(62);
+
+fn onPoke(_: linux.SIG) callconv(.c) void {}
+
+/// Ends a blocked system call of another thread of ours.
+pub fn poke(thread_id: i32) void {
+    _ = linux.tgkill(linux.getpid(), thread_id, poke_signal);
 }
 
 pub fn nanoseconds() u64 {

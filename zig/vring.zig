@@ -160,11 +160,12 @@ pub const Vring = struct {
             error.BadAvailIndex => .bad_avail_index,
             error.BadHead => .bad_head,
             error.BadPackedId => .bad_packed_id,
+            error.CallBlocked => .call_blocked,
             else => .memory_fault,
         };
-        vring.broken.store(@intFromEnum(broken), .release);
-        if (vring.err >= 0) sys.eventfdSignal(vring.err);
-        sys.eventfdSignal(vring.attention);
+        vring.broken.store(@backingInt(broken), .release);
+        if (vring.err >= 0) _ = sys.eventfdSignal(vring.err);
+        _ = sys.eventfdSignal(vring.attention);
     }
 
     pub fn arm(vring: *Vring) void {
@@ -199,7 +200,7 @@ pub const Vring = struct {
             _ = @atomicRmw(u64, &vring.stats.calls_suppressed, .Add, 1, .monotonic);
             return;
         }
-        sys.eventfdSignal(vring.call);
+        if (!sys.eventfdSignal(vring.call)) return vring.breakBy(error.CallBlocked);
         _ = @atomicRmw(u64, &vring.stats.calls, .Add, 1, .monotonic);
     }
 

@@ -50,6 +50,10 @@ pub const Worker = struct {
     requested: std.atomic.Value(bool),
     quit: std.atomic.Value(bool),
     was_asleep: bool,
+    /// For `poke`; 0 until the thread runs.
+    thread_id: std.atomic.Value(i32),
+    /// Control's: `stats.rounds` at the last check.
+    rounds_seen: u64,
 
     pub const Error = error{ OutOfMemory, System, Stuck };
 
@@ -71,6 +75,8 @@ pub const Worker = struct {
         worker.requested = .init(false);
         worker.quit = .init(false);
         worker.was_asleep = false;
+        worker.thread_id = .init(0);
+        worker.rounds_seen = 0;
         worker.set = try sys.epoll();
         errdefer sys.close(worker.set);
         worker.wake = try sys.eventfd();
@@ -87,7 +93,7 @@ pub const Worker = struct {
     /// Ends the thread between two bursts. Control must not hold the worker.
     pub fn destroy(worker: *Worker) void {
         worker.quit.store(true, .release);
-        sys.eventfdSignal(worker.wake);
+        _ = sys.eventfdSignal(worker.wake);
         worker.thread.join();
         sys.close(worker.wake);
         sys.close(worker.set);
@@ -118,9 +124,24 @@ pub const Worker = struct {
                 std.atomic.spinLoopHint();
             } else {
                 if (sys.nanoseconds() > deadline_ns) return error.Stuck;
-                sys.futexWait(&worker.state, old, 1_000_000);
+                worker.poke();
+                sys.futexWait(&worker.state, old, 10_000_000);
             }
         }
+    }
+
+    /// To be called now and then: a worker that did not get round since the last time may hang on a
+    /// peer's eventfd.
+    pub fn check(worker: *Worker) void {
+        const rounds = worker.stats.rounds;
+        const running = worker.state.load(.acquire) == State.running;
+        if (running and rounds == worker.rounds_seen) worker.poke();
+        worker.rounds_seen = rounds;
+    }
+
+    fn poke(worker: *Worker) void {
+        const id = worker.thread_id.load(.acquire);
+        if (id != 0) sys.poke(id);
     }
 
     /// Lets the worker go on; one that slept looks at everything anew.
@@ -130,7 +151,7 @@ pub const Worker = struct {
         if (!held) return;
         worker.state.store(if (worker.was_asleep) State.asleep else State.running, .release);
         sys.futexWakeAll(&worker.state);
-        if (worker.was_asleep) sys.eventfdSignal(worker.wake);
+        if (worker.was_asleep) _ = sys.eventfdSignal(worker.wake);
     }
 
     /// Gives a started ring to a held worker.
@@ -173,6 +194,7 @@ pub const Worker = struct {
     fn run(worker: *Worker) void {
         sys.blockSignals();
         sys.nameThread("vhost worker");
+        worker.thread_id.store(sys.threadId(), .release);
         // A CPU that is not there was refused before; one that went away is no reason to stop.
         if (worker.cpu >= 0) sys.bindToCpu(@intCast(worker.cpu)) catch {};
         const born = sys.cycles();
