@@ -44,12 +44,12 @@ const checkMs = 250;
  */
 export class Engine implements AsyncDisposable {
   #handle: number;
-  readonly #timer: number;
+  readonly #timer: ReturnType<typeof setInterval>;
 
   private constructor(handle: number) {
     this.#handle = handle;
     this.#timer = setInterval(() => library().engine_check(this.#handle), checkMs);
-    Deno.unrefTimer(this.#timer);
+    this.#timer.unref();
   }
 
   /** Throws `VringError` when the limits are impossible or memory is short. */
