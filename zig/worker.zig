@@ -43,6 +43,7 @@ pub const Worker = struct {
     notices: Notices,
     now_ms: u32,
     clock_read: u64,
+    born: u64,
     faults_seen: u32,
     stats: abi.WorkerStats align(64),
     /// Between control and worker.
@@ -69,6 +70,7 @@ pub const Worker = struct {
         worker.notices.count = 0;
         worker.now_ms = 0;
         worker.clock_read = 0;
+        worker.born = 0;
         worker.faults_seen = fault.total.load(.monotonic);
         worker.stats = std.mem.zeroes(abi.WorkerStats);
         worker.state = .init(State.running);
@@ -197,7 +199,7 @@ pub const Worker = struct {
         worker.thread_id.store(sys.threadId(), .release);
         // A CPU that is not there was refused before; one that went away is no reason to stop.
         if (worker.cpu >= 0) sys.bindToCpu(@intCast(worker.cpu)) catch {};
-        const born = sys.cycles();
+        worker.born = sys.cycles();
         var idle_since: u64 = 0;
         while (!worker.quit.load(.acquire)) {
             if (worker.requested.load(.acquire)) worker.yield();
@@ -207,7 +209,7 @@ pub const Worker = struct {
                 idle_since = 0;
                 continue;
             }
-            worker.stats.cycles = sys.cycles() -% born;
+            worker.stats.cycles = sys.cycles() -% worker.born;
             if (worker.idle == .busy) continue;
             const now = sys.nanoseconds();
             if (idle_since == 0) idle_since = now;
@@ -224,7 +226,9 @@ pub const Worker = struct {
             if (!input.vring.pending() or input.vring.broken.load(.monotonic) != 0) continue;
             const begin = sys.cycles();
             worker.serve(input, begin);
-            worker.stats.busy_cycles += sys.cycles() -% begin;
+            const end = sys.cycles();
+            worker.stats.busy_cycles += end -% begin;
+            worker.stats.cycles = end -% worker.born;
             found = true;
         }
         worker.stats.busy_rounds += @intFromBool(found);
