@@ -1,0 +1,170 @@
+/**
+ * `--port name=..,socket=..`: what the user says of one port, and the ports that follow from a whole command line.
+ *
+ * @module
+ */
+import { isAbsolute, join, normalize } from "node:path";
+import { UsageError } from "./error.ts";
+import { wholeNumber } from "./option.ts";
+import { advice } from "./suggestion.ts";
+
+/** Who listens on the socket: we (`server`) or the front end. */
+export type PortMode = "server" | "client";
+
+/** A port as it will be opened. */
+export interface PortPlan {
+  readonly name: string;
+  /** Absolute. */
+  readonly socket: string;
+  readonly mode: PortMode;
+  readonly queuePairs: number;
+  /** For the front end's arguments: we never see a guest's MAC but in its packets. */
+  readonly mac: string;
+  readonly mtu: number | undefined;
+  /** Names of features that are not offered. */
+  readonly masked: readonly string[];
+}
+
+/** A port as far as `--port` says it. */
+export interface PortOption {
+  readonly name?: string;
+  readonly socket?: string;
+  readonly mode?: PortMode;
+  readonly queues?: number;
+  readonly mac?: string;
+  readonly mtu?: number;
+  readonly features?: readonly string[];
+}
+
+/** What a socket's address has room for (unix(7)), without the zero at the end. */
+const pathBytesMax = 107;
+const keys = ["name", "socket", "mode", "queues", "mac", "mtu", "features"] as const;
+const modes: readonly PortMode[] = ["server", "client"];
+
+/** QEMU takes a port's name as an id (its `id_wellformed`). */
+function name(text: string): string {
+  if (/^[A-Za-z][A-Za-z0-9._-]{0,31}$/.test(text)) return text;
+  throw new UsageError(
+    `cannot use name= in --port: ${text}: give a letter, then letters, digits, '.', '_' or '-', 32 at most`,
+  );
+}
+
+function mode(text: string): PortMode {
+  const word = modes.find((candidate) => candidate === text);
+  if (word !== undefined) return word;
+  throw new UsageError(`cannot use mode= in --port: ${text}: ${advice(text, modes)}`);
+}
+
+function mac(text: string): string {
+  const plain = text.toLowerCase().replaceAll("-", ":");
+  const wellFormed = /^([0-9a-f]{2}:){5}[0-9a-f]{2}$/.test(plain) && plain !== "00:00:00:00:00:00";
+  if (wellFormed && (parseInt(plain.slice(0, 2), 16) & 1) === 0) return plain;
+  throw new UsageError(`cannot use mac= in --port: ${text}: give a unicast address such as 52:54:00:12:34:56`);
+}
+
+/** `-NAME`, or several in a row: `-MQ-EVENT_IDX`. */
+function features(text: string): string[] {
+  if (/^(-[A-Za-z0-9_]+)+$/.test(text)) return text.slice(1).split("-").map((word) => word.toUpperCase());
+  throw new UsageError(`cannot use features= in --port: ${text}: give -NAME to withhold a feature, such as -EVENT_IDX`);
+}
+
+const parsers = {
+  name,
+  socket: (text: string) => text,
+  mode,
+  queues: wholeNumber("queues= in --port", 1, 128),
+  mac,
+  mtu: wholeNumber("mtu= in --port", 68, 65535),
+  features,
+} satisfies Record<(typeof keys)[number], (text: string) => unknown>;
+
+/** Commas part the settings; one within a value is written twice, as QEMU has it. */
+function settings(text: string): [string, string][] {
+  return text.replaceAll(",,", "\0").split(",").map((part) => {
+    const [key, ...value] = part.replaceAll("\0", ",").split("=");
+    if (key === undefined || value.length === 0 || value.join("=") === "") {
+      throw new UsageError(`cannot read --port: ${text}: give name=..,socket=.. and the like`);
+    }
+    return [key, value.join("=")];
+  });
+}
+
+/** Parses one `--port`; throws a `UsageError` that names the setting. */
+export function parsePort(text: string): PortOption {
+  const found: Record<string, unknown> = {};
+  for (const [word, value] of settings(text)) {
+    const key = keys.find((candidate) => candidate === word);
+    if (key === undefined) throw new UsageError(`unknown setting in --port: ${word}: ${advice(word, keys)}`);
+    if (key === "features" && Array.isArray(found[key])) found[key] = [...found[key], ...features(value)];
+    else if (key in found) throw new UsageError(`twice in one --port: ${key}: give it once`);
+    else found[key] = parsers[key](value);
+  }
+  return found;
+}
+
+/** Collects repeated `--port` options. */
+export function collectPort(text: string, before: readonly PortOption[] | undefined): PortOption[] {
+  return [...(before ?? []), parsePort(text)];
+}
+
+/** A locally administered address that stays the same for a socket, so that a guest keeps its name for the NIC. */
+function macOf(socket: string, taken: ReadonlySet<string>): string {
+  // FNV-1a, 32 bits.
+  let hash = 0x811c9dc5;
+  for (const byte of new TextEncoder().encode(socket)) hash = Math.imul(hash ^ byte, 0x01000193) >>> 0;
+  for (;; hash = (hash + 1) >>> 0) {
+    const tail = (hash & 0xffffff).toString(16).padStart(6, "0");
+    const address = `52:54:00:${tail.slice(0, 2)}:${tail.slice(2, 4)}:${tail.slice(4)}`;
+    if (!taken.has(address)) return address;
+  }
+}
+
+function checkSocket(socket: string): void {
+  const length = new TextEncoder().encode(socket).length;
+  if (length <= pathBytesMax) return;
+  throw new UsageError(`socket path too long: ${socket}: it has ${length} bytes, give one of ${pathBytesMax} or fewer`);
+}
+
+function checkTwice(what: string, values: readonly string[]): void {
+  const twice = values.find((value, index) => values.indexOf(value) !== index);
+  if (twice !== undefined) throw new UsageError(`two ports with the same ${what}: ${twice}: give each its own`);
+}
+
+/** What else a port needs to know, with the defaults. */
+export interface PortDefaults {
+  readonly directory: string;
+  readonly queuePairs: number;
+  /** To resolve relative paths. */
+  readonly workingDirectory: string;
+}
+
+function planSocket(option: PortOption, portName: string, { directory, workingDirectory }: PortDefaults): string {
+  const socket = option.socket ?? join(directory, `${portName}.sock`);
+  return isAbsolute(socket) ? normalize(socket) : join(workingDirectory, socket);
+}
+
+/** Fills in names, sockets and MACs; throws a `UsageError` where two ports would clash. */
+export function planPorts(options: readonly PortOption[], defaults: PortDefaults): PortPlan[] {
+  const names = options.map((option, index) => option.name ?? `port${index}`);
+  checkTwice("name", names);
+  const sockets = options.map((option, index) => planSocket(option, names[index]!, defaults));
+  checkTwice("socket", sockets);
+  sockets.forEach(checkSocket);
+  const given = options.flatMap((option) => option.mac ?? []);
+  checkTwice("mac", given);
+  const macs = new Set(given);
+  return options.map((option, index) => {
+    const socket = sockets[index]!;
+    const address = option.mac ?? macOf(socket, macs);
+    macs.add(address);
+    return {
+      name: names[index]!,
+      socket,
+      mode: option.mode ?? "server",
+      queuePairs: option.queues ?? defaults.queuePairs,
+      mac: address,
+      mtu: option.mtu,
+      masked: option.features ?? [],
+    };
+  });
+}

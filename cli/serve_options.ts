@@ -1,0 +1,140 @@
+/**
+ * The command line of `serve`: its options, and the plan that follows from them.
+ *
+ * @module
+ */
+import { Command, Option } from "@commander-js/extra-typings";
+import { UsageError } from "./error.ts";
+import { choice, cpuList, seconds, socketMode, wholeNumber } from "./option.ts";
+import { collectPort, planPorts, type PortOption, type PortPlan } from "./port_option.ts";
+
+const examples = `
+A port's settings, parted by commas (a comma within a value is written twice):
+  name=NAME            portN by default
+  socket=PATH          DIR/NAME.sock by default
+  mode=server|client   who listens: we (server, the default) or the front end
+  queues=N             queue pairs, else as --queues says
+  mac=MAC, mtu=BYTES   for the QEMU arguments; frames longer than the MTU are not delivered
+  features=-NAME       withholds a feature, such as -EVENT_IDX or -RING_PACKED; several: -MQ-MTU
+
+Examples:
+  vhostctl serve --queues 4
+  vhostctl serve --port name=web,socket=/tmp/web.sock,queues=2 --port name=db,socket=/tmp/db.sock
+  vhostctl serve --ports 8 --dir /run/switch --socket-mode 0660 --cpus 2,3 --idle busy
+  vhostctl serve --port socket=/tmp/qemu.sock,mode=client --libvirt
+  vhostctl serve --json --stats 1 | jq 'select(.event == "stats")'`;
+
+/** What a later version will have. */
+const absent = ["--uplink <interface>", "--state-dir <dir>", "--takeover"];
+
+function defineOptions() {
+  return new Command("serve")
+    .description("Serve virtio-net ports to QEMU and other vhost-user front ends, with a learning switch between them.")
+    .addOption(
+      new Option("--queues <n>", "queue pairs of each port").default(1).argParser(wholeNumber("--queues", 1, 128)),
+    )
+    .addOption(
+      new Option("--ports <n>", "make so many ports, with sockets in --dir (default: 2)")
+        .argParser(wholeNumber("--ports", 1, 1024)).conflicts(["port", "socketPath"]),
+    )
+    .addOption(new Option("--port <settings>", "make one port; may be repeated, see below").argParser(collectPort))
+    .option("--dir <dir>", "where sockets go (default: $XDG_RUNTIME_DIR/vhostctl or /run/vhostctl)")
+    .addOption(
+      new Option("--workers <n>", "native threads (default: cores - 1)").argParser(wholeNumber("--workers", 1, 64)),
+    )
+    .addOption(new Option("--cpus <list>", "pin the workers, one to each CPU: 1,3 or 2-5").argParser(cpuList))
+    .addOption(
+      new Option("--idle <mode>", "without traffic: adaptive polls on for a moment, then sleeps; busy; sleep")
+        .default("adaptive" as const).argParser(choice("--idle", ["adaptive", "busy", "sleep"])),
+    )
+    .addOption(
+      new Option("--stats <seconds>", "print rates every so often (default: on a terminal 1, else 0, which is never)")
+        .argParser(seconds("--stats", 0.1)),
+    )
+    .addOption(
+      new Option("--socket-mode <mode>", "permissions of the sockets").default(0o600, "0600").argParser(socketMode),
+    )
+    .option("--libvirt", "print libvirt XML instead of QEMU arguments")
+    .option("--json", "print one JSON object a line")
+    .addOption(
+      new Option("--socket-path <path>", "make one port on this socket, as vhost-user back ends do").conflicts("port"),
+    )
+    .option("--print-capabilities", "print what libvirt asks of a vhost-user back end, and stop")
+    .addHelpText("after", examples);
+}
+
+/** The command, still without its action. */
+export function serveCommand() {
+  const command = defineOptions();
+  for (const flags of absent) {
+    const option = new Option(flags).hideHelp();
+    command.addOption(option);
+    command.on(`option:${option.name()}`, (value: string | null) => {
+      const given = value === null ? "" : `${value}: `;
+      throw new UsageError(`option not in this version: ${option.long}: ${given}leave it out`);
+    });
+  }
+  return command;
+}
+
+/** What commander makes of the options. */
+export type ServeOptions = ReturnType<ReturnType<typeof serveCommand>["opts"]>;
+
+/** What is to be done. */
+export interface ServePlan {
+  readonly ports: readonly PortPlan[];
+  /** Where sockets without a path of their own go; undefined when there are none. */
+  readonly directory: string | undefined;
+  readonly socketMode: number;
+  /** A CPU for each worker, or undefined for any. */
+  readonly workers: readonly (number | undefined)[];
+  readonly idle: "adaptive" | "busy" | "sleep";
+}
+
+/** What the plan takes from around the program. */
+export interface Surroundings {
+  readonly runtimeDirectory: string | undefined;
+  readonly workingDirectory: string;
+  readonly cores: number;
+  /** Those that this process may run on. */
+  readonly cpus: readonly number[];
+}
+
+function portOptions(options: ServeOptions): PortOption[] {
+  if (options.socketPath !== undefined) return [{ socket: options.socketPath }];
+  return options.port ?? Array.from({ length: options.ports ?? 2 }, () => ({}));
+}
+
+function planWorkers(options: ServeOptions, rings: number, { cores, cpus }: Surroundings): ServePlan["workers"] {
+  const { workers, cpus: wanted } = options;
+  if (wanted === undefined) {
+    // More threads than rings from guests would have nothing to do.
+    const count = workers ?? Math.max(1, Math.min(cores - 1, rings, 64));
+    return Array.from({ length: count }, () => undefined);
+  }
+  const missing = wanted.find((cpu) => !cpus.includes(cpu));
+  if (missing !== undefined) {
+    throw new UsageError(`cannot run on CPU: ${missing}: this process may use ${cpus.join(",")}`);
+  }
+  if (workers !== undefined && workers !== wanted.length) {
+    throw new UsageError(
+      `--workers and --cpus differ: ${workers} workers, ${wanted.length} CPUs: give one CPU for each`,
+    );
+  }
+  return wanted;
+}
+
+/** Checks everything that can be checked without touching anything; throws a `UsageError`. */
+export function planServe(options: ServeOptions, surroundings: Surroundings): ServePlan {
+  const { runtimeDirectory, workingDirectory } = surroundings;
+  const directory = options.dir ?? (runtimeDirectory ? `${runtimeDirectory}/vhostctl` : "/run/vhostctl");
+  const wanted = portOptions(options);
+  const ports = planPorts(wanted, { directory, queuePairs: options.queues, workingDirectory });
+  return {
+    ports,
+    directory: wanted.some((port) => port.socket === undefined) ? directory : undefined,
+    socketMode: options.socketMode,
+    workers: planWorkers(options, ports.reduce((sum, port) => sum + port.queuePairs, 0), surroundings),
+    idle: options.idle,
+  };
+}
