@@ -4,6 +4,7 @@
 import { kernelFile } from "./kernel.ts";
 import { findProgram, qemu_command } from "./peers.ts";
 import { eventually, Program } from "./process.ts";
+import { Qmp } from "./qmp.ts";
 
 export interface GuestOptions {
   /** The vhost-user socket. Without one the guest has QEMU's own user network. */
@@ -18,7 +19,7 @@ export interface GuestOptions {
   readonly cpus?: number;
   /** false gives the guest memory that nobody else can see, which is what a forgotten share=on does. */
   readonly share?: boolean;
-  /** Where to put the control socket. */
+  /** Where to put QEMU's control sockets. */
   readonly folder: string;
   readonly initramfs: string;
 }
@@ -36,21 +37,24 @@ export class LinuxGuest implements AsyncDisposable {
   readonly options: GuestOptions;
   readonly #program: Program;
   readonly #serial: SerialPort;
+  readonly #qmp: Qmp;
   #command = 0;
+  #closed = false;
 
-  private constructor(options: GuestOptions, program: Program, serial: SerialPort) {
+  private constructor(options: GuestOptions, program: Program, serial: SerialPort, qmp: Qmp) {
     this.options = options;
     this.#program = program;
     this.#serial = serial;
+    this.#qmp = qmp;
   }
 
   /** Starts QEMU and waits until the guest takes commands. */
   static async boot(options: GuestOptions): Promise<LinuxGuest> {
-    const control = Deno.makeTempFileSync({ dir: options.folder, prefix: "control-" });
-    Deno.removeSync(control);
+    const control = Deno.makeTempDirSync({ dir: options.folder, prefix: "guest-" });
     const program = new Program(qemu_command, await qemuArguments(options, control));
     try {
-      const guest = new LinuxGuest(options, program, await SerialPort.open(control, program));
+      const serial = await SerialPort.open(`${control}/serial`, program);
+      const guest = new LinuxGuest(options, program, serial, await Qmp.open(`${control}/qmp`));
       await guest.#serial.until(/@ready\n/, boot_timeout_ms);
       return guest;
     } catch (reason) {
@@ -102,6 +106,11 @@ export class LinuxGuest implements AsyncDisposable {
     await this.#serial.until(/@ready\n/, boot_timeout_ms);
   }
 
+  /** Runs a command of QEMU's machine protocol. */
+  qmp(command: string, values: Record<string, unknown> = {}): Promise<unknown> {
+    return this.#qmp.execute(command, values);
+  }
+
   async unbindDriver(): Promise<string> {
     const device = await this.run("basename $(readlink /sys/class/net/eth0/device)");
     await this.run(`echo ${device} > /sys/bus/virtio/drivers/virtio_net/unbind`);
@@ -114,8 +123,11 @@ export class LinuxGuest implements AsyncDisposable {
 
   /** SIGKILL for QEMU: the machine vanishes between two instructions. */
   async kill(): Promise<void> {
+    if (this.#closed) return;
+    this.#closed = true;
     await this.#program.stop("SIGKILL");
     this.#serial.close();
+    await this.#qmp.close();
   }
 
   /** Fails if QEMU died by itself, which tests should not overlook. */
@@ -135,12 +147,19 @@ async function qemuArguments(options: GuestOptions, control: string): Promise<st
   if (!kernel) throw new Error("no kernel for guests: see tests/real/peers.ts");
   const queues = options.queues ?? 1;
   const memory_mib = options.memory_mib ?? 256;
-  const device = ["virtio-net-pci", "netdev=net0", "disable-legacy=on", "romfile=", `vectors=${await vectors(queues)}`];
+  const version = await qemuVersion();
+  const device = [
+    "virtio-net-pci",
+    "netdev=net0",
+    "disable-legacy=on",
+    "romfile=",
+    `vectors=${vectors(version, queues)}`,
+  ];
   if (queues > 1) device.push("mq=on");
   if (options.packed) device.push("packed=on");
   if (options.in_order) device.push("in_order=on");
   if (options.mac) device.push(`mac=${options.mac}`);
-  const mode = options.listen ? "server=on,wait=off" : "reconnect=1";
+  const mode = options.listen ? "server=on,wait=off" : version < 10 ? "reconnect=1" : "reconnect-ms=1000";
   const network = options.socket
     ? [
       ...["-chardev", `socket,id=port0,path=${options.socket},${mode}`],
@@ -155,7 +174,8 @@ async function qemuArguments(options: GuestOptions, control: string): Promise<st
       `memory-backend-memfd,id=memory0,size=${memory_mib}M,share=${options.share === false ? "off" : "on"}`,
     ],
     ...["-machine", "memory-backend=memory0"],
-    ...["-chardev", `socket,id=control,path=${control},server=on,wait=off`, "-serial", "chardev:control"],
+    ...["-chardev", `socket,id=serial,path=${control}/serial,server=on,wait=off`, "-serial", "chardev:serial"],
+    ...["-qmp", `unix:${control}/qmp,server=on,wait=off`],
     ...["-kernel", kernel, "-initrd", options.initramfs],
     ...["-append", "console=ttyS0 quiet panic=-1 mitigations=off nokaslr random.trust_cpu=on no_timer_check"],
     ...network,
@@ -164,8 +184,7 @@ async function qemuArguments(options: GuestOptions, control: string): Promise<st
 }
 
 /** QEMU 7.2 dies when a guest under TCG turns on MSI-X for a vhost-user device; with no vectors it uses INTx. */
-async function vectors(queues: number): Promise<number> {
-  const version = await qemuVersion();
+function vectors(version: number, queues: number): number {
   return version < 8 ? 0 : 2 * queues + 2;
 }
 

@@ -1,0 +1,55 @@
+// QEMU's control socket: one command at a time, and the events between them passed over.
+
+export class Qmp {
+  readonly #connection: Deno.UnixConn;
+  readonly #lines: ReadableStreamDefaultReader<string>;
+
+  private constructor(connection: Deno.UnixConn) {
+    this.#connection = connection;
+    this.#lines = linesOf(connection).getReader();
+  }
+
+  static async open(path: string): Promise<Qmp> {
+    const qmp = new Qmp(await Deno.connect({ transport: "unix", path }));
+    await qmp.execute("qmp_capabilities");
+    return qmp;
+  }
+
+  /** Runs a command, and returns what it answered; a refusal is an error. */
+  async execute(command: string, values: Record<string, unknown> = {}): Promise<unknown> {
+    const bytes = new TextEncoder().encode(JSON.stringify({ execute: command, arguments: values }));
+    for (let sent = 0; sent < bytes.length;) sent += await this.#connection.write(bytes.subarray(sent));
+    while (true) {
+      const { value, done } = await this.#lines.read();
+      if (done) throw new Error(`QMP command ${command}: QEMU closed its control socket`);
+      const message = JSON.parse(value) as { return?: unknown; error?: { desc: string } };
+      if (message.error) throw new Error(`QMP command ${command}: ${message.error.desc}`);
+      if (message.return !== undefined) return message.return;
+    }
+  }
+
+  /** Call once; QEMU may be gone already. */
+  async close(): Promise<void> {
+    await this.#lines.cancel().catch(() => {});
+    try {
+      this.#connection.close();
+    } catch (reason) {
+      if (!(reason instanceof Deno.errors.BadResource)) throw reason;
+    }
+  }
+}
+
+function linesOf(connection: Deno.UnixConn): ReadableStream<string> {
+  let rest = "";
+  return connection.readable
+    .pipeThrough(new TextDecoderStream() as TransformStream<Uint8Array, string>)
+    .pipeThrough(
+      new TransformStream<string, string>({
+        transform(text, controller) {
+          const lines = (rest + text).split("\n");
+          rest = lines.pop()!;
+          for (const line of lines) controller.enqueue(line);
+        },
+      }),
+    );
+}
