@@ -1,0 +1,133 @@
+/**
+ * The command line of `bench`: its options, and the plan that follows from them.
+ *
+ * @module
+ */
+import { Argument, Command, Option } from "@commander-js/extra-typings";
+import type { Case, Placement, Ring } from "./bench_result.ts";
+import { UsageError } from "./error.ts";
+import { choice, cpuList, wholeNumber } from "./option.ts";
+
+const examples = `
+Two simulated guests, each a process of its own with its own memory, are attached to a \`serve\` with two ports, over
+real sockets and real rings. One sends to the other as fast as it can. Every packet carries a number; one in about a
+thousand is checked byte by byte, with --verify every one. Gbit/s counts frames, without preamble, gap and checksum.
+
+With --peer dpdk, testpmd forwards between two net_vhost ports for the same guests on the same CPUs, in turns of a
+quarter of a second: only figures taken so can be compared. It uses huge pages where some are free, and says so.
+
+Examples:
+  vhostctl bench vm2vm
+  vhostctl bench vm2vm --size 64,1518,65535 --ring packed --verify
+  vhostctl bench vm2vm --queues 4 --seconds 20 --report bench.html
+  vhostctl bench vm2vm --size 64,1518 --peer dpdk
+  vhostctl bench vm2vm --json | jq '.cases[].mpps'`;
+
+/** Ethernet's shortest frame without its checksum, and the longest that rings carry. */
+const sizeMin = 60;
+const sizeMax = 65535;
+
+const sizeOf = wholeNumber("--size", sizeMin, sizeMax);
+
+/** Parses one or more frame sizes. */
+function sizes(text: string): number[] {
+  const list = text.split(",").map(sizeOf);
+  const twice = list.find((size, index) => list.indexOf(size) !== index);
+  if (twice !== undefined) throw new UsageError(`cannot use --size: ${text}: give ${twice} once`);
+  return list;
+}
+
+function seconds(text: string): number {
+  const value = /^\d{1,5}(\.\d{1,3})?$/.test(text) ? Number(text) : NaN;
+  if (value >= 0.1) return value;
+  throw new UsageError(`cannot use --seconds: ${text}: give 0.1 or more`);
+}
+
+/** Rings that the switch takes: packed ones of any size, split ones of a power of two (virtio 2.7). */
+const ringSize = wholeNumber("--ring-size", 2, 32768);
+
+/** The command, still without its action. */
+export function benchCommand() {
+  return new Command("bench")
+    .description("Measure how fast packets go from guest to guest, and check that they arrive as they were sent.")
+    .addArgument(new Argument("<what>", "vm2vm").argParser(choice("bench", ["vm2vm"])))
+    .addOption(new Option("--size <list>", "frame sizes in bytes, 60 to 65535").default([64], "64").argParser(sizes))
+    .addOption(
+      new Option("--queues <n>", "queue pairs of each guest").default(1).argParser(wholeNumber("--queues", 1, 128)),
+    )
+    .addOption(
+      new Option("--ring <layout>", "split, packed or both").default("both" as const)
+        .argParser(choice("--ring", ["split", "packed", "both"])),
+    )
+    .addOption(new Option("--ring-size <n>", "descriptors of each ring").default(256).argParser(ringSize))
+    .addOption(new Option("--seconds <n>", "how long to measure each case").default(5).argParser(seconds))
+    .option("--verify", "check every byte of every packet")
+    .addOption(
+      new Option("--cpus <list>", "the worker's CPU, then the sender's and the receiver's").argParser(cpuList),
+    )
+    .addOption(new Option("--peer <name>", "compare with dpdk").argParser(choice("--peer", ["dpdk"])))
+    .option("--testpmd <path>", "the testpmd to compare with (default: dpdk-testpmd in the PATH)")
+    .option("--report <file>", "write a report in HTML")
+    .option("--json", "print one JSON object at the end")
+    .addHelpText("after", examples);
+}
+
+/** What commander makes of the options. */
+export type BenchOptions = ReturnType<ReturnType<typeof benchCommand>["opts"]>;
+
+/** What is to be done. */
+export interface BenchPlan {
+  readonly cases: readonly Case[];
+  readonly seconds: number;
+  readonly verify: boolean;
+  readonly placement: Placement;
+  readonly peer: "dpdk" | undefined;
+  readonly testpmd: string | undefined;
+}
+
+/**
+ * One CPU for the worker, the others for the guests: each its own where there are enough, else one for both. On a
+ * machine with one CPU everybody shares it.
+ */
+export function place(cpus: readonly number[]): Placement {
+  const [worker, ...rest] = cpus;
+  if (worker === undefined) throw new RangeError("Cannot place the worker: no CPUs");
+  const sender = rest[0] ?? worker;
+  return { worker_cpus: [worker], guest_cpus: [sender, rest[1] ?? sender] };
+}
+
+function checkCpus(wanted: readonly number[], allowed: readonly number[]): void {
+  if (wanted.length > 3) {
+    throw new UsageError(
+      `too many CPUs in --cpus: ${wanted.join(",")}: give the worker's, the sender's, the receiver's`,
+    );
+  }
+  const missing = wanted.find((cpu) => !allowed.includes(cpu));
+  if (missing !== undefined) {
+    throw new UsageError(`cannot run on CPU: ${missing}: this process may use ${allowed.join(",")}`);
+  }
+}
+
+/** Checks everything that can be checked without touching anything; throws a `UsageError`. */
+export function planBench(options: BenchOptions, allowedCpus: readonly number[]): BenchPlan {
+  const rings: readonly Ring[] = options.ring === "both" ? ["split", "packed"] : [options.ring];
+  if (rings.includes("split") && (options.ringSize & (options.ringSize - 1)) !== 0) {
+    throw new UsageError(
+      `cannot use --ring-size: ${options.ringSize}: split rings have a power of two, or --ring packed`,
+    );
+  }
+  if (options.testpmd !== undefined && options.peer === undefined) {
+    throw new UsageError(`--testpmd without --peer: ${options.testpmd}: add --peer dpdk`);
+  }
+  if (options.cpus !== undefined) checkCpus(options.cpus, allowedCpus);
+  return {
+    cases: options.size.flatMap((size_bytes) =>
+      rings.map((ring) => ({ size_bytes, ring, queues: options.queues, ring_size: options.ringSize }))
+    ),
+    seconds: options.seconds,
+    verify: options.verify ?? false,
+    placement: place(options.cpus ?? allowedCpus),
+    peer: options.peer,
+    testpmd: options.testpmd,
+  };
+}

@@ -1,0 +1,106 @@
+/**
+ * What a benchmark found, as `--json` prints it: names carry their units.
+ *
+ * @module
+ */
+import type { Machine } from "./machine.ts";
+import type { Spread } from "./statistics.ts";
+
+/** Layout of the rings between guest and switch. */
+export type Ring = "split" | "packed";
+
+/** One thing to measure. */
+export interface Case {
+  /** Of a frame, from the destination address to the end of the payload. */
+  readonly size_bytes: number;
+  readonly ring: Ring;
+  /** Queue pairs of each guest. */
+  readonly queues: number;
+  /** Descriptors of each ring. */
+  readonly ring_size: number;
+}
+
+/** How packets arrived, as the receiving guest counts them by their sequence numbers and contents. */
+export interface Arrivals {
+  readonly packets: number;
+  /** Numbers that never came. Where the sender is faster than the receiver, the switch must drop. */
+  readonly lost: number;
+  readonly duplicated: number;
+  readonly reordered: number;
+  readonly corrupted: number;
+  /** How many of the packets were checked byte by byte. */
+  readonly checked: number;
+}
+
+/** Speed of one forwarder. */
+export interface Speed {
+  /** Seconds that were measured. */
+  readonly seconds: number;
+  /** Million packets received a second. */
+  readonly mpps: number;
+  /** Thousand million bits of frames received a second, without preamble, gap or checksum of a wire. */
+  readonly gbps: number;
+}
+
+/** Latency of packets under this load, sender to receiver, in nanoseconds. */
+export interface Latency {
+  readonly p50_ns: number;
+  readonly p99_ns: number;
+  readonly max_ns: number;
+}
+
+/** The other forwarder, measured in turns with ours. */
+export interface PeerResult extends Speed, Arrivals {
+  readonly name: string;
+  readonly version: string;
+  /** What its memory is made of. */
+  readonly memory: "huge pages" | "4 KiB pages";
+  /** Our rate divided by the peer's, slice by slice. */
+  readonly ratio: Spread | undefined;
+  /** Pairs of slices that do not count: somebody else had one of the cores. */
+  readonly pairs_disturbed: number;
+}
+
+export interface CaseResult extends Case, Speed, Arrivals {
+  /** Cycles that the workers spent in bursts with packets, divided by these packets. */
+  readonly cycles_per_packet: number | undefined;
+  /** Packets that the switch dropped, by reason. */
+  readonly drops: Readonly<Record<string, number>>;
+  readonly latency: Latency | undefined;
+  readonly peer?: PeerResult;
+}
+
+/** Which CPU does what. */
+export interface Placement {
+  readonly worker_cpus: readonly number[];
+  /** Of the sender, then of the receiver. */
+  readonly guest_cpus: readonly number[];
+}
+
+export interface BenchResult {
+  readonly bench: "vm2vm";
+  readonly machine: Machine;
+  readonly placement: Placement;
+  readonly verify: "all" | "sampled";
+  readonly cases: readonly CaseResult[];
+  /** Stopped by the user: the last case is shorter than it was to be, or cases are missing. */
+  readonly interrupted: boolean;
+  /** Nothing arrived that was not sent, twice, out of order or changed. */
+  readonly ok: boolean;
+}
+
+/** Whether what arrived is what was sent, in order. Losses are no fault: see `Arrivals.lost`. */
+export function faultless(arrivals: Arrivals): boolean {
+  return arrivals.duplicated === 0 && arrivals.reordered === 0 && arrivals.corrupted === 0;
+}
+
+/** Speed by packets of one size in so many seconds. */
+export function speed(packets: number, size_bytes: number, seconds: number): Speed {
+  const perSecond = seconds > 0 ? packets / seconds : 0;
+  return { seconds, mpps: perSecond / 1e6, gbps: perSecond * size_bytes * 8 / 1e9 };
+}
+
+/** `64 B split`, `1518 B packed, 4 queues`. */
+export function caseName({ size_bytes, ring, queues }: Case): string {
+  return `${size_bytes} B ${ring}${queues > 1 ? `, ${queues} queues` : ""}`;
+}

@@ -1,0 +1,138 @@
+/**
+ * A benchmark's result as text: table, chart and the sentences that belong to them.
+ *
+ * @module
+ */
+import {
+  type BenchResult,
+  caseName,
+  type CaseResult,
+  faultless,
+  type PeerResult,
+  type Placement,
+} from "./bench_result.ts";
+import type { Bar } from "./chart.ts";
+import { type Column, quantity } from "./output.ts";
+
+/** A number in three to four digits, not rounded beyond the point: `0.02`, `7.31`, `30.2`, `1234`. */
+function figure(value: number): string {
+  if (value >= 1000) return value.toFixed(0);
+  return value >= 100 ? value.toFixed(1) : value.toFixed(2);
+}
+
+function dropText(drops: Readonly<Record<string, number>>): string {
+  const list = Object.entries(drops).toSorted((one, other) => other[1] - one[1]);
+  if (list.length === 0) return "none";
+  return list.map(([reason, packets]) => `${quantity(packets)} ${reason.replaceAll("_", " ")}`).join(", ");
+}
+
+function ratioText({ ratio }: PeerResult): string {
+  return ratio === undefined ? "?" : `${ratio.median.toFixed(2)} (${ratio.low.toFixed(2)}-${ratio.high.toFixed(2)})`;
+}
+
+/** What is wrong with what arrived, `ok` if nothing. */
+function faultText(found: CaseResult): string {
+  const counts = { duplicated: found.duplicated, reordered: found.reordered, corrupted: found.corrupted };
+  const wrong = Object.entries(counts).filter(([, count]) => count > 0);
+  return wrong.length === 0 ? "ok" : wrong.map(([what, count]) => `${quantity(count)} ${what}`).join(", ");
+}
+
+interface Field extends Column {
+  readonly text: (found: CaseResult) => string;
+}
+
+const caseFields: readonly Field[] = [
+  { title: "SIZE", align: "right", text: ({ size_bytes }) => `${size_bytes}` },
+  { title: "RING", text: ({ ring }) => ring },
+  { title: "QUEUES", align: "right", text: ({ queues }) => `${queues}` },
+  { title: "Mpps", align: "right", text: ({ mpps }) => figure(mpps) },
+  { title: "Gbit/s", align: "right", text: ({ gbps }) => figure(gbps) },
+];
+
+const peerFields: readonly Field[] = [
+  { title: "DPDK Mpps", align: "right", text: ({ peer }) => peer === undefined ? "" : figure(peer.mpps) },
+  { title: "RATIO (middle half)", text: ({ peer }) => peer === undefined ? "" : ratioText(peer) },
+];
+
+const switchFields: readonly Field[] = [
+  {
+    title: "CYCLES/PACKET",
+    align: "right",
+    text: ({ cycles_per_packet: cycles }) => cycles === undefined ? "" : cycles.toFixed(0),
+  },
+  { title: "ARRIVALS", text: faultText },
+  { title: "DROPS", text: ({ drops }) => dropText(drops) },
+];
+
+function fieldsOf(cases: readonly CaseResult[]): readonly Field[] {
+  const compared = cases.some(({ peer }) => peer !== undefined);
+  return [...caseFields, ...compared ? peerFields : [], ...switchFields];
+}
+
+/** The columns of the table for these cases, and its rows. */
+export function caseTable(cases: readonly CaseResult[]): { columns: readonly Column[]; rows: string[][] } {
+  const fields = fieldsOf(cases);
+  return { columns: fields, rows: cases.map((found) => fields.map(({ text }) => text(found))) };
+}
+
+/** A bar of the chart, and whose it is. */
+export interface CaseBar extends Bar {
+  readonly whose: "ours" | "peer";
+}
+
+/** One bar for each case; two where there is a peer. */
+export function caseBars(cases: readonly CaseResult[]): CaseBar[] {
+  const text = ({ mpps, gbps }: { mpps: number; gbps: number }) => `${figure(mpps)} Mpps, ${figure(gbps)} Gbit/s`;
+  return cases.flatMap((found): CaseBar[] => {
+    const own: CaseBar = { label: caseName(found), value: found.mpps, text: text(found), whose: "ours" };
+    const { peer } = found;
+    return peer === undefined
+      ? [own]
+      : [own, { label: `  ${peer.name}`, value: peer.mpps, text: text(peer), whose: "peer" }];
+  });
+}
+
+/** One line. */
+export function placementText({ worker_cpus, guest_cpus }: Placement): string {
+  const [sender, receiver] = guest_cpus;
+  const guests = sender === receiver
+    ? `both guests on CPU ${sender}`
+    : `sender on CPU ${sender}, receiver on CPU ${receiver}`;
+  return `worker on CPU ${worker_cpus.join(", ")}, ${guests}`;
+}
+
+function checkNote({ cases, verify }: BenchResult): string {
+  const packets = cases.reduce((sum, found) => sum + found.packets, 0);
+  const checked = cases.reduce((sum, found) => sum + found.checked, 0);
+  const whole = verify === "all" || checked === 0
+    ? `Checked byte by byte: ${quantity(checked)} of ${quantity(packets)} packets.`
+    : `Checked byte by byte: ${quantity(checked)} of ${quantity(packets)} packets, one in ${
+      Math.round(packets / checked)
+    }; the numbers of all.`;
+  return cases.every(faultless) ? `${whole} Nothing was duplicated, reordered or corrupted.` : whole;
+}
+
+function peerNotes(cases: readonly CaseResult[]): string[] {
+  const peers = cases.flatMap(({ peer }) => peer ?? []);
+  const [first] = peers;
+  if (first === undefined) return [];
+  const pairs = peers.map(({ ratio }) => ratio?.count ?? 0);
+  const disturbed = peers.reduce((sum, peer) => sum + peer.pairs_disturbed, 0);
+  return [
+    `${first.version}: testpmd, io forwarding between two net_vhost ports, ${first.memory}. Its figures are of the ` +
+    `same guests on the same CPUs, in turns with ours; RATIO is the median of ours to its, of ${
+      Math.min(...pairs)
+    } or more ` +
+    `pairs of turns, and the middle half of them. ${disturbed} pairs were left out: somebody else had a CPU.`,
+  ];
+}
+
+/** The sentences below the table. */
+export function notes(result: BenchResult): string[] {
+  const { cases } = result;
+  const lost = cases.some(({ drops }) => Object.keys(drops).length > 0)
+    ? ["Drops: a sender that is faster than its receiver overruns it; the switch counts each such packet."]
+    : [];
+  const cut = result.interrupted ? ["Interrupted: the figures are of the time until then."] : [];
+  return [checkNote(result), ...peerNotes(cases), ...lost, ...cut];
+}

@@ -1,0 +1,91 @@
+/**
+ * `vhostctl serve` as a child: the forwarder under test.
+ *
+ * @module
+ */
+import { join } from "node:path";
+import { JsonProcess, type Message, ownProgram } from "./json_process.ts";
+
+/** What the switch and its workers have counted since they were started. */
+export interface ServeCounters {
+  /** Dropped packets by reason, over all ports; reasons without packets are left out. */
+  readonly drops: Record<string, number>;
+  /** Cycles spent in bursts with packets, and these packets, over all workers. */
+  readonly busyCycles: number;
+  readonly packets: number;
+}
+
+export interface ServeOptions {
+  /** Where the sockets go. */
+  readonly directory: string;
+  readonly queues: number;
+  readonly workerCpus: readonly number[];
+}
+
+const portCount = 2;
+const period_s = 0.25;
+/** How `serve` heads the counters of reasons to drop. */
+const dropPrefix = "drop_";
+
+interface StatsMessage {
+  readonly ports: readonly Record<"to_guest" | "from_guest", Readonly<Record<string, number>>>[];
+  readonly workers: readonly Readonly<Record<"busy_cycles" | "packets", number>>[];
+}
+
+function countersOf({ ports, workers }: StatsMessage): ServeCounters {
+  const drops: Record<string, number> = {};
+  for (const [key, value] of ports.flatMap((port) => [port.to_guest, port.from_guest]).flatMap(Object.entries)) {
+    if (!key.startsWith(dropPrefix) || value === 0) continue;
+    const reason = key.slice(dropPrefix.length);
+    drops[reason] = (drops[reason] ?? 0) + value;
+  }
+  const sum = (values: readonly number[]) => values.reduce((total, value) => total + value, 0);
+  return {
+    drops,
+    busyCycles: sum(workers.map((worker) => worker.busy_cycles)),
+    packets: sum(workers.map((worker) => worker.packets)),
+  };
+}
+
+const isEvent = (name: string) => (message: Message) => message["event"] === name;
+
+/** A `serve` with two ports, until it is disposed of. */
+export class ServeProcess implements AsyncDisposable {
+  readonly process: JsonProcess;
+  /** One for each port. */
+  readonly sockets: readonly string[];
+
+  private constructor(process: JsonProcess, sockets: readonly string[]) {
+    this.process = process;
+    this.sockets = sockets;
+  }
+
+  /** Returns when it is ready. */
+  static async start({ directory, queues, workerCpus }: ServeOptions): Promise<ServeProcess> {
+    const process = new JsonProcess("vhostctl serve", ownProgram(), [
+      ...["serve", "--json", "--stats", `${period_s}`, "--ports", `${portCount}`, "--dir", directory],
+      ...["--queues", `${queues}`, "--cpus", workerCpus.join(",")],
+    ]);
+    try {
+      await process.next(isEvent("ready"));
+    } catch (reason) {
+      await process[Symbol.asyncDispose]();
+      throw reason;
+    }
+    return new ServeProcess(
+      process,
+      Array.from({ length: portCount }, (_, port) => join(directory, `port${port}.sock`)),
+    );
+  }
+
+  /** Counters of a moment after this call. */
+  async counters(): Promise<ServeCounters> {
+    // One line may be under way already, with counters from before.
+    await this.process.next(isEvent("stats"));
+    return countersOf(await this.process.next(isEvent("stats")) as unknown as StatsMessage);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.process[Symbol.asyncDispose]();
+  }
+}

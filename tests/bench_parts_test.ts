@@ -1,0 +1,182 @@
+/** Parts of `bench` that need no process: its plan, its chart, its report, and what repeated measurements say. */
+
+import assert from "node:assert/strict";
+import fc from "fast-check";
+import { benchCommand, place, planBench } from "../cli/bench_options.ts";
+import { type BenchResult, type CaseResult, faultless, speed } from "../cli/bench_result.ts";
+import { caseBars, caseTable, notes } from "../cli/bench_text.ts";
+import { bar, chart } from "../cli/chart.ts";
+import { UsageError } from "../cli/error.ts";
+import { levelOf } from "../cli/machine.ts";
+import { escapeHtml, reportHtml } from "../cli/report.ts";
+import { quantile, spread } from "../cli/statistics.ts";
+
+function plan(words: readonly string[], cpus: readonly number[] = [0, 1]) {
+  const command = benchCommand().exitOverride().configureOutput({ writeErr: () => {} });
+  command.action(() => {});
+  command.parse(["vm2vm", ...words], { from: "user" });
+  return planBench(command.opts(), cpus);
+}
+
+Deno.test("bench measures 64 bytes on both rings when nothing is asked", () => {
+  const { cases, seconds, verify, peer } = plan([]);
+  assert.deepEqual(cases, [
+    { size_bytes: 64, ring: "split", queues: 1, ring_size: 256 },
+    { size_bytes: 64, ring: "packed", queues: 1, ring_size: 256 },
+  ]);
+  assert.deepEqual({ seconds, verify, peer }, { seconds: 5, verify: false, peer: undefined });
+});
+
+Deno.test("bench makes one case of each size and ring", () => {
+  const { cases } = plan(["--size", "60,65535", "--ring", "packed", "--queues", "128", "--ring-size", "300"]);
+  assert.deepEqual(cases.map(({ size_bytes }) => size_bytes), [60, 65535]);
+  assert.ok(cases.every(({ ring, queues, ring_size }) => ring === "packed" && queues === 128 && ring_size === 300));
+});
+
+for (
+  const [words, said] of [
+    [["--size", "59"], /cannot use --size: 59: give a whole number from 60 to 65535/],
+    [["--size", "65536"], /cannot use --size: 65536/],
+    [["--size", "64,"], /cannot use --size: : /],
+    [["--size", "64,128,64"], /give 64 once/],
+    [["--queues", "0"], /cannot use --queues: 0: give a whole number from 1 to 128/],
+    [["--queues", "129"], /cannot use --queues: 129/],
+    [["--ring", "spilt"], /cannot use --ring: spilt: did you mean split\?/],
+    [["--ring-size", "1"], /cannot use --ring-size: 1/],
+    [["--ring-size", "300"], /split rings have a power of two/],
+    [["--seconds", "0"], /cannot use --seconds: 0: give 0.1 or more/],
+    [["--seconds", "-1"], /cannot use --seconds: -1/],
+    [["--seconds", "1e3"], /cannot use --seconds: 1e3/],
+    [["--peer", "ovs"], /cannot use --peer: ovs/],
+    [["--testpmd", "/x"], /--testpmd without --peer: \/x: add --peer dpdk/],
+    [["--cpus", "0,7"], /cannot run on CPU: 7: this process may use 0,1/],
+    [["--cpus", "0,0"], /give CPU 0 once/],
+  ] as [string[], RegExp][]
+) {
+  Deno.test(`bench refuses ${words.join(" ")}`, () => {
+    assert.throws(() => plan(words), (error) => error instanceof UsageError && said.test(error.message));
+  });
+}
+
+Deno.test("place() gives the worker a CPU of its own while there is more than one", () => {
+  assert.deepEqual(place([3]), { worker_cpus: [3], guest_cpus: [3, 3] });
+  assert.deepEqual(place([0, 1]), { worker_cpus: [0], guest_cpus: [1, 1] });
+  assert.deepEqual(place([4, 2, 0, 1]), { worker_cpus: [4], guest_cpus: [2, 0] });
+});
+
+Deno.test("quantile() lies between its neighbours, and does not care for the order", () => {
+  assert.equal(quantile([4, 1, 3, 2], 0.5), 2.5);
+  assert.ok(Number.isNaN(quantile([], 0.5)));
+  const numbers = fc.array(fc.double({ noNaN: true, min: -1e9, max: 1e9 }), { minLength: 1 });
+  fc.assert(fc.property(numbers, fc.double({ noNaN: true, min: 0, max: 1 }), (values, share) => {
+    const found = quantile(values, share);
+    const sorted = values.toSorted((one, other) => one - other);
+    const below = sorted[Math.floor((values.length - 1) * share)]!;
+    const above = sorted[Math.ceil((values.length - 1) * share)]!;
+    assert.ok(found >= below && found <= above + 1e-6, `${found} is not in ${below}..${above}`);
+    assert.equal(quantile(values.toReversed(), share), found);
+  }));
+});
+
+Deno.test("spread() of nothing is nothing", () => {
+  assert.equal(spread([]), undefined);
+  assert.deepEqual(spread([1, 2, 3, 4, 5]), { median: 3, low: 2, high: 4, count: 5 });
+});
+
+Deno.test("bar() is drawn to an eighth of a column", () => {
+  assert.equal(bar(0), "");
+  assert.equal(bar(2), "██");
+  assert.equal(bar(1.5), "█▌");
+  assert.equal(bar(0.001), "▏");
+});
+
+Deno.test("chart() keeps to its columns, and to proportion", () => {
+  const bars = fc.array(fc.record({
+    label: fc.string({ maxLength: 12 }),
+    value: fc.double({ noNaN: true, min: 0, max: 1e9 }),
+    text: fc.string({ maxLength: 12 }),
+  }));
+  fc.assert(fc.property(bars, fc.integer({ min: 40, max: 200 }), (given, columns) => {
+    for (const line of chart(given, columns, (drawn) => drawn)) assert.ok(line.length <= columns, line);
+  }));
+  const lengths: number[] = [];
+  const given = [{ label: "a", value: 30, text: "" }, { label: "b", value: 15, text: "" }];
+  chart(given, 80, (drawn) => (lengths.push(drawn.length), drawn));
+  assert.ok(Math.abs(lengths[0]! - 2 * lengths[1]!) <= 1, `${lengths}`);
+});
+
+Deno.test("levelOf() wants every flag of a level", () => {
+  const v3 = ["avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe", "xsave"];
+  const v4 = [...v3, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"];
+  assert.equal(levelOf(new Set(v4)), "x86-64-v4");
+  assert.equal(levelOf(new Set(v4.slice(0, -1))), "x86-64-v3");
+  assert.equal(levelOf(new Set(v4.filter((flag) => flag !== "movbe"))), "x86-64-v2");
+  assert.equal(levelOf(new Set()), "x86-64-v2");
+});
+
+Deno.test("speed() counts frames, not what a wire adds", () => {
+  assert.deepEqual(speed(10_000_000, 1000, 2), { seconds: 2, mpps: 5, gbps: 40 });
+  assert.deepEqual(speed(0, 64, 0), { seconds: 0, mpps: 0, gbps: 0 });
+});
+
+const found: CaseResult = {
+  ...{ size_bytes: 64, ring: "split", queues: 2, ring_size: 256 },
+  ...speed(30_000_000, 64, 2),
+  ...{ packets: 30_000_000, lost: 1_200_000, duplicated: 0, reordered: 0, corrupted: 0, checked: 30_000 },
+  ...{ cycles_per_packet: 85.4, drops: { no_buffer: 1_200_000 }, latency: undefined },
+};
+
+const result: BenchResult = {
+  bench: "vm2vm",
+  machine: { cpu: "A <fast> CPU", cpus: [0, 1], level: "x86-64-v3", kernel: "6.1", virtual: true },
+  placement: { worker_cpus: [0], guest_cpus: [1, 1] },
+  verify: "sampled",
+  cases: [found],
+  interrupted: false,
+  ok: true,
+};
+
+Deno.test("the table, the bars and the notes tell a case's figures", () => {
+  const { columns, rows } = caseTable([found]);
+  const row = Object.fromEntries(columns.map(({ title }, index) => [title, rows[0]![index]]));
+  assert.deepEqual(row, {
+    ...{ SIZE: "64", RING: "split", QUEUES: "2", Mpps: "15.00", "Gbit/s": "7.68", "CYCLES/PACKET": "85" },
+    ...{ ARRIVALS: "ok", DROPS: "1.20 M no buffer" },
+  });
+  assert.equal(caseBars([found])[0]!.label, "64 B split, 2 queues");
+  assert.match(notes(result).join("\n"), /one in 1000; .* Nothing was duplicated/);
+});
+
+Deno.test("what arrives wrong is told, and is no success", () => {
+  const wrong = { ...found, corrupted: 3, reordered: 1 };
+  assert.ok(faultless(found) && !faultless(wrong));
+  assert.ok(caseTable([wrong]).rows[0]!.includes("1 reordered, 3 corrupted"));
+  assert.doesNotMatch(notes({ ...result, cases: [wrong] }).join("\n"), /Nothing was/);
+});
+
+Deno.test("a peer's figures stand beside ours", () => {
+  const { size_bytes, ring, queues, ring_size, cycles_per_packet, drops, latency, ...arrived } = found;
+  const peer = {
+    ...{ ...arrived, ...speed(10_000_000, 64, 2), name: "testpmd", version: "DPDK 1.2", memory: "huge pages" as const },
+    ...{ ratio: spread([3, 3.1, 2.9])!, pairs_disturbed: 2 },
+  };
+  const compared = { size_bytes, ring, queues, ring_size, cycles_per_packet, drops, latency, ...arrived, peer };
+  const { columns, rows } = caseTable([compared]);
+  const row = Object.fromEntries(columns.map(({ title }, index) => [title, rows[0]![index]]));
+  assert.equal(row["DPDK Mpps"], "5.00");
+  assert.equal(row["RATIO (middle half)"], "3.00 (2.95-3.05)");
+  assert.deepEqual(caseBars([compared]).map(({ whose }) => whose), ["ours", "peer"]);
+  assert.match(
+    notes({ ...result, cases: [compared] }).join("\n"),
+    /huge pages.* 3 or more pairs.* 2 pairs were left out/,
+  );
+});
+
+Deno.test("the report is whole, and holds no foreign tags", () => {
+  const html = reportHtml(result, new Date(0));
+  assert.match(html, /A &lt;fast&gt; CPU/);
+  assert.match(html, /<svg [^]*15\.00 Mpps[^]*<\/svg>/);
+  assert.match(html, /<td>1\.20 M no buffer<\/td>/);
+  assert.doesNotMatch(html, /<fast>|undefined|NaN|https?:\/\//);
+  assert.equal(escapeHtml(`<a href="x">&`), "&lt;a href=&quot;x&quot;&gt;&amp;");
+});
