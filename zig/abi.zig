@@ -18,6 +18,11 @@ pub const vring_size_max = 32768;
 pub const message_payload_max = 1024;
 pub const message_fds_max = 8;
 pub const path_bytes_max = 107;
+pub const pumps_max = 32;
+/// Listeners, connections and watched fds of one pump, together.
+pub const pump_tokens_max = 4096;
+/// Events that one call of `pump_wait` returns.
+pub const pump_batch_max = 64;
 
 /// What a fallible call returns below zero. A failed system call is `-1000 - errno`.
 pub const Status = enum(i32) {
@@ -191,13 +196,15 @@ pub const WorkerStats = extern struct {
 };
 
 pub const PumpEventKind = enum(u32) {
-    /// `pump_wake` was called, or a watched eventfd fired (`token` names it, 0 for the wake).
+    /// `pump_wake` was called, or a watched fd fired (`token` names it, 0 for the wake).
     wake = 0,
-    /// A listener (`token`) accepted; the new connection is `value`.
+    /// A listener (`token`) accepted; the new connection is `value`, and is read after `pump_resume`.
+    /// Below zero: it could not, for want of fds or of room (`Status` or `-1000 - errno`), and will try again.
     accepted = 1,
     /// A whole message on connection `token`; nothing more is read from it until `pump_resume`.
     message = 2,
     /// The peer is gone, or its bytes cannot be a message: `value` is a `HangupReason` or `-1000 - errno`.
+    /// The connection is closed already, and its token of no more use.
     hangup = 3,
 };
 
@@ -211,7 +218,7 @@ pub const HangupReason = enum(i32) {
     stalled = 3,
     /// More fds than `message_fds_max`, or the kernel could not deliver all of them.
     too_many_fds = 4,
-    /// Our answers are not read.
+    /// Our messages are not read: too many wait, or one waits for too long.
     unread = 5,
 };
 

@@ -9,13 +9,15 @@ const abi = @import("abi.zig");
 const Engine = @import("engine.zig").Engine;
 const Handles = @import("handles.zig").Handles;
 const Port = @import("port.zig").Port;
+const Pump = @import("pump.zig").Pump;
 const sys = @import("sys.zig");
 const Vring = @import("vring.zig").Vring;
 
 /// Calls that may wait: TypeScript makes them on a thread of their own.
-pub const blocking = .{"engine_close"};
+pub const blocking = .{ "engine_close", "pump_wait" };
 
 var engines: Handles(Engine, abi.engines_max) = .{};
+var pumps: Handles(Pump, abi.pumps_max) = .{};
 
 // Engines and workers.
 
@@ -160,6 +162,145 @@ pub export fn vring_stats(handle: u32, number: u32, index: u32, stats: *abi.Vrin
     return 0;
 }
 
+// Control sockets.
+
+/// Returns a handle. A message, theirs or ours, may be under way for so long.
+pub export fn pump_open(stall_limit_ms: u32) i32 {
+    const pump = Pump.create(stall_limit_ms) catch |reason| return failure(reason);
+    return handleOf(pumps.open(pump)) orelse {
+        pump.destroy() catch unreachable;
+        return status(.limit_reached);
+    };
+}
+
+/// Closes every socket, and removes the files of the listeners. Refused while a `pump_wait` is under way.
+pub export fn pump_close(handle: u32) i32 {
+    const pump = pumps.get(handle) orelse return status(.no_such_handle);
+    pump.destroy() catch |reason| return failure(reason);
+    _ = pumps.close(handle);
+    return 0;
+}
+
+/// Returns the number of events; 0 after `timeout_ms` (-1: never), or earlier for no reason that matters.
+/// `max` is 2 or more; more than `pump_batch_max` do not come.
+pub export fn pump_wait(handle: u32, events: [*]abi.PumpEvent, max: u32, timeout_ms: i32) i32 {
+    const pump = pumps.get(handle) orelse return status(.no_such_handle);
+    const count = pump.wait(events[0..@min(max, abi.pump_batch_max)], timeout_ms) catch |reason| return failure(reason);
+    return @intCast(count);
+}
+
+/// Makes the wait under way, or the next, return.
+pub export fn pump_wake(handle: u32) i32 {
+    const pump = pumps.get(handle) orelse return status(.no_such_handle);
+    pump.wake();
+    return 0;
+}
+
+/// Returns a token. The file at `path` gets exactly the permission bits `mode`.
+pub export fn pump_listen(handle: u32, path: [*]const u8, path_bytes: u32, mode: u32) i32 {
+    const pump = pumps.get(handle) orelse return status(.no_such_handle);
+    if (mode > 0o777) return status(.invalid_argument);
+    return tokenOf(pump.listen(path[0..path_bytes], mode));
+}
+
+/// Returns a token, or fails at once. The connection is not read before `pump_resume`.
+pub export fn pump_connect(handle: u32, path: [*]const u8, path_bytes: u32) i32 {
+    const pump = pumps.get(handle) orelse return status(.no_such_handle);
+    return tokenOf(pump.connect(path[0..path_bytes]));
+}
+
+/// Returns a token; on success the connected socket belongs to it. Not read before `pump_resume`.
+pub export fn pump_adopt(handle: u32, fd: i32) i32 {
+    const pump = pumps.get(handle) orelse return status(.no_such_handle);
+    return tokenOf(pump.adopt(fd));
+}
+
+/// Returns a token; on success the listening socket belongs to it.
+pub export fn pump_adopt_listener(handle: u32, fd: i32) i32 {
+    const pump = pumps.get(handle) orelse return status(.no_such_handle);
+    return tokenOf(pump.adoptListener(fd));
+}
+
+/// Returns a token whose events tell that the fd, borrowed and never read, became readable.
+pub export fn pump_watch(handle: u32, fd: i32) i32 {
+    const pump = pumps.get(handle) orelse return status(.no_such_handle);
+    return tokenOf(pump.watch(fd));
+}
+
+/// Reads a connection's next message.
+pub export fn pump_resume(handle: u32, token: u32) i32 {
+    const pump = pumps.get(handle) orelse return status(.no_such_handle);
+    pump.resumeReading(token) catch |reason| return failure(reason);
+    return 0;
+}
+
+/// Sends a message, or queues it; borrows `fds`. `closed`: it is lost, and a hangup event follows.
+pub export fn pump_send(
+    handle: u32,
+    token: u32,
+    request: u32,
+    flags: u32,
+    payload: [*]const u8,
+    payload_bytes: u32,
+    fds: [*]const i32,
+    fd_count: u32,
+) i32 {
+    const pump = pumps.get(handle) orelse return status(.no_such_handle);
+    pump.send(token, .{
+        .request = request,
+        .flags = flags,
+        .payload = payload[0..payload_bytes],
+        .fds = fds[0..fd_count],
+    }) catch |reason| return failure(reason);
+    return 0;
+}
+
+/// Closes what the token stands for; no event follows.
+pub export fn pump_close_token(handle: u32, token: u32) i32 {
+    const pump = pumps.get(handle) orelse return status(.no_such_handle);
+    pump.close(token) catch |reason| return failure(reason);
+    return 0;
+}
+
+// Fds.
+
+pub export fn fd_close(fd: i32) i32 {
+    sys.close(fd);
+    return 0;
+}
+
+/// Returns a `FdKind`.
+pub export fn fd_kind(fd: i32) i32 {
+    return @intCast(@backingInt(kindOf(fd)));
+}
+
+/// Whether it is a Unix stream socket that listens: 1 or 0.
+pub export fn fd_listens(fd: i32) i32 {
+    const kind = sys.socketKind(fd) catch return 0;
+    return @intFromBool(kind == .listener);
+}
+
+/// Returns an eventfd, nonblocking.
+pub export fn fd_eventfd() i32 {
+    return sys.eventfd() catch |reason| failure(reason);
+}
+
+/// Adds one to an eventfd's counter.
+pub export fn fd_signal(fd: i32) i32 {
+    _ = sys.eventfdSignal(fd);
+    return 0;
+}
+
+/// Empties an eventfd's counter, and returns it as far as it fits.
+pub export fn fd_drain(fd: i32) i32 {
+    return @intCast(@min(sys.eventfdDrain(fd), std.math.maxInt(i32)));
+}
+
+/// Returns an anonymous file of `size` bytes, sealed against shrinking.
+pub export fn fd_memory_file(size: *const u64) i32 {
+    return sys.memoryFile("vhostctl", size.*) catch |reason| failure(reason);
+}
+
 // Helpers.
 
 const PortPlace = struct { engine: *Engine, port: *Port };
@@ -181,12 +322,28 @@ fn handleOf(handle: ?u32) ?i32 {
     return @intCast(handle orelse return null);
 }
 
+fn tokenOf(token: PumpError!u32) i32 {
+    return @intCast(token catch |reason| return failure(reason));
+}
+
+fn kindOf(fd: i32) abi.FdKind {
+    const info = sys.fileInfo(fd) catch return .closed;
+    return switch (info.kind) {
+        .regular => .file,
+        .socket => .socket,
+        .pipe => .pipe,
+        .directory => .directory,
+        .other => if (sys.isEventfd(fd)) .eventfd else .other,
+    };
+}
+
 fn status(code: abi.Status) i32 {
     return @backingInt(code);
 }
 
 /// Every error that a module of ours can return: a new one does not compile until it has a status.
-pub const Failure = @import("engine.zig").Error;
+pub const Failure = @import("engine.zig").Error || PumpError;
+const PumpError = @import("pump.zig").Error;
 
 fn failure(reason: Failure) i32 {
     return status(switch (reason) {
@@ -199,8 +356,10 @@ fn failure(reason: Failure) i32 {
         error.Overlap => .overlap,
         error.FileTooShort => .file_too_short,
         error.WrongFd => .wrong_fd,
+        error.Busy => .busy,
         error.NotStarted => .not_started,
         error.AlreadyStarted => .already_started,
+        error.Closed => .closed,
         error.Stuck => .stuck,
         error.System => return -1000 - @as(i32, sys.lastErrno()),
     });

@@ -13,14 +13,18 @@ export fn abi_hash() u64 {
 
 test {
     _ = @import("chain.zig");
+    _ = @import("connection.zig");
     _ = @import("copy.zig");
     _ = @import("engine.zig");
     _ = @import("flow.zig");
     _ = @import("handles.zig");
+    _ = @import("listener.zig");
     _ = @import("mac_table.zig");
     _ = @import("memory.zig");
     _ = @import("net_header.zig");
+    _ = @import("outbox.zig");
     _ = @import("packed.zig");
+    _ = @import("pump.zig");
     _ = @import("split.zig");
     _ = @import("vring_entry.zig");
 }

@@ -20,11 +20,24 @@ pub const errno_interrupted: u16 = @backingInt(linux.E.INTR);
 pub const errno_refused: u16 = @backingInt(linux.E.CONNREFUSED);
 pub const errno_in_use: u16 = @backingInt(linux.E.ADDRINUSE);
 pub const errno_absent: u16 = @backingInt(linux.E.NOENT);
+pub const errno_no_memory: u16 = @backingInt(linux.E.NOMEM);
+pub const errno_bad_fd: u16 = @backingInt(linux.E.BADF);
+pub const errno_broken_pipe: u16 = @backingInt(linux.E.PIPE);
+pub const errno_reset: u16 = @backingInt(linux.E.CONNRESET);
+pub const errno_aborted: u16 = @backingInt(linux.E.CONNABORTED);
+pub const errno_wrong_type: u16 = @backingInt(linux.E.PROTOTYPE);
+pub const errno_not_socket: u16 = @backingInt(linux.E.NOTSOCK);
 
 fn check(result: usize) Error!usize {
     const signed: isize = @bitCast(result);
     if (signed >= 0 or signed < -4095) return result;
     errno_value = @intCast(-signed);
+    return error.System;
+}
+
+/// For a failure that was found without a call.
+pub fn fail(errno: u16) Error {
+    errno_value = errno;
     return error.System;
 }
 
@@ -52,6 +65,20 @@ pub fn mapShared(fd: i32, offset: u64, bytes: u64) Error!Map {
 
 pub fn unmap(map: Map) void {
     _ = linux.munmap(map.ptr, map.len);
+}
+
+/// Zeroed memory of our own, whose pages are taken as they are used.
+pub fn mapPrivate(bytes: usize) Error!Map {
+    const address = try check(linux.mmap(
+        null,
+        bytes,
+        .{ .READ = true, .WRITE = true },
+        .{ .TYPE = .PRIVATE, .ANONYMOUS = true, .NORESERVE = true },
+        -1,
+        0,
+    ));
+    const pointer: [*]align(std.heap.page_size_min) u8 = @ptrFromInt(address);
+    return pointer[0..bytes];
 }
 
 /// Puts zero pages in the place of whatever is mapped there. Safe in a signal handler.
@@ -90,6 +117,8 @@ pub const FileKind = enum { regular, socket, pipe, directory, other };
 pub const FileInfo = struct {
     kind: FileKind,
     regular: bool,
+    /// Permission bits.
+    mode: u32,
     size: u64,
     /// hugetlbfs names the size of its pages here.
     block_bytes: u64,
@@ -111,6 +140,7 @@ pub fn fileInfo(fd: i32) Error!FileInfo {
     return .{
         .kind = kind,
         .regular = kind == .regular,
+        .mode = info.mode & 0o7777,
         .size = info.size,
         .block_bytes = info.blksize,
         .device = @as(u64, info.dev_major) << 32 | info.dev_minor,
@@ -132,6 +162,42 @@ pub fn setNonblocking(fd: i32) Error!void {
     const nonblocking = 0o4000;
     const flags = try check(linux.fcntl(fd, linux.F.GETFL, 0));
     if (flags & nonblocking == 0) _ = try check(linux.fcntl(fd, linux.F.SETFL, flags | nonblocking));
+}
+
+/// The file at `path`, a link not followed, for `fileInfo` and `changeModeOfOpened` alone.
+pub fn openInfo(path: [*:0]const u8) Error!i32 {
+    return checkFd(linux.open(path, .{ .PATH = true, .NOFOLLOW = true, .CLOEXEC = true }, 0));
+}
+
+pub fn openDirectory(path: [*:0]const u8) Error!i32 {
+    return checkFd(linux.open(path, .{ .DIRECTORY = true, .CLOEXEC = true }, 0));
+}
+
+/// Ours until the fd is closed; fails with `errno_again` while another holds it.
+pub fn lock(fd: i32) Error!void {
+    const exclusive_nonblocking = 2 | 4;
+    _ = try check(linux.flock(fd, exclusive_nonblocking));
+}
+
+pub fn unlink(path: [*:0]const u8) Error!void {
+    _ = try check(linux.unlink(path));
+}
+
+/// Of a socket that is not bound yet: the file that binding makes has these permission bits, less the umask.
+pub fn changeMode(fd: i32, mode: u32) Error!void {
+    _ = try check(linux.fchmod(fd, @intCast(mode)));
+}
+
+/// Of a file opened by `openInfo`.
+pub fn changeModeOfOpened(fd: i32, mode: u32) Error!void {
+    var buffer: [32]u8 = undefined;
+    const path = std.fmt.bufPrintSentinel(&buffer, "/proc/self/fd/{d}", .{fd}, 0) catch unreachable;
+    _ = try check(linux.chmod(path, @intCast(mode)));
+}
+
+pub fn duplicate(fd: i32) Error!i32 {
+    const duplicate_close_on_exec = 1030;
+    return checkFd(linux.fcntl(fd, duplicate_close_on_exec, 0));
 }
 
 // Eventfds.
@@ -163,6 +229,8 @@ pub const event_out: u32 = linux.EPOLL.OUT;
 pub const event_hangup: u32 = linux.EPOLL.HUP | linux.EPOLL.ERR | linux.EPOLL.RDHUP;
 /// Tells of each change once, so that what is watched need not be read.
 pub const event_edge: u32 = linux.EPOLL.ET;
+/// Tells once, and then of nothing, hang-ups included, until `epollChange`.
+pub const event_once: u32 = linux.EPOLL.ONESHOT;
 
 pub fn epoll() Error!i32 {
     return checkFd(linux.epoll_create1(linux.EPOLL.CLOEXEC));
@@ -188,7 +256,174 @@ pub fn epollWait(set: i32, events: []Event, timeout_ms: i32) []Event {
     return events[0..count];
 }
 
+// Unix sockets of streams. All of ours are nonblocking and closed on exec.
+
+pub fn socket() Error!i32 {
+    return checkFd(linux.socket(linux.AF.UNIX, linux.SOCK.STREAM | socket_flags, 0));
+}
+
+pub fn socketPair() Error![2]i32 {
+    var pair: [2]i32 = undefined;
+    _ = try check(linux.socketpair(linux.AF.UNIX, linux.SOCK.STREAM | socket_flags, 0, &pair));
+    return pair;
+}
+
+const socket_flags = linux.SOCK.NONBLOCK | linux.SOCK.CLOEXEC;
+
+fn socketAddress(path: []const u8) linux.sockaddr.un {
+    var address: linux.sockaddr.un = .{ .path = @splat(0) };
+    std.debug.assert(path.len < address.path.len);
+    @memcpy(address.path[0..path.len], path);
+    return address;
+}
+
+/// At most 107 bytes of path.
+pub fn bind(fd: i32, path: []const u8) Error!void {
+    const address = socketAddress(path);
+    _ = try check(linux.bind(fd, @ptrCast(&address), @sizeOf(linux.sockaddr.un)));
+}
+
+/// Done, or failed, at once: `errno_again` when the listener's queue is full.
+pub fn connect(fd: i32, path: []const u8) Error!void {
+    const address = socketAddress(path);
+    _ = try check(linux.connect(fd, &address, @sizeOf(linux.sockaddr.un)));
+}
+
+pub fn listen(fd: i32) Error!void {
+    const waiting_max = 4096;
+    _ = try check(linux.listen(fd, waiting_max));
+}
+
+pub fn accept(fd: i32) Error!i32 {
+    return checkFd(linux.accept4(fd, null, null, socket_flags));
+}
+
+/// The peer sees the end, whoever else holds the socket.
+pub fn shutdown(fd: i32) void {
+    _ = linux.shutdown(fd, linux.SHUT.RDWR);
+}
+
+pub const SocketKind = enum { connection, listener, other };
+
+/// `other` is anything but a Unix socket of streams; fails when the fd is no socket.
+pub fn socketKind(fd: i32) Error!SocketKind {
+    if (try socketOption(fd, linux.SO.DOMAIN) != linux.AF.UNIX) return .other;
+    if (try socketOption(fd, linux.SO.TYPE) != linux.SOCK.STREAM) return .other;
+    return if (try socketOption(fd, linux.SO.ACCEPTCONN) != 0) .listener else .connection;
+}
+
+fn socketOption(fd: i32, name: u32) Error!i32 {
+    var value: i32 = 0;
+    var len: linux.socklen_t = @sizeOf(i32);
+    _ = try check(linux.getsockopt(fd, linux.SOL.SOCKET, name, @ptrCast(&value), &len));
+    return value;
+}
+
+/// The bytes that there are, at most `bytes.len`; 0 is the end. The kernel drops fds that come with them.
+pub fn receive(fd: i32, bytes: []u8) Error!usize {
+    return check(linux.recvfrom(fd, bytes.ptr, bytes.len, linux.MSG.DONTWAIT, null, null));
+}
+
+pub const Received = struct {
+    bytes: usize,
+    fd_count: u32,
+    /// There were more fds than places, or the process may have no more: those that arrived are closed.
+    lost_fds: bool,
+};
+
+const Control = struct {
+    /// Room for more fds than any caller wants, and for what a stranger's socket options may add.
+    bytes: [512]u8 align(@alignOf(linux.cmsghdr)),
+
+    /// The fds of one control message, or none.
+    fn fdsAt(control: *const Control, at: usize, len: usize) []align(4) const i32 {
+        const header: *const linux.cmsghdr = @ptrCast(@alignCast(&control.bytes[at]));
+        if (header.level != linux.SOL.SOCKET or header.type != linux.SCM.RIGHTS) return &.{};
+        const first: [*]const i32 = @ptrCast(@alignCast(&control.bytes[at + @sizeOf(linux.cmsghdr)]));
+        return first[0 .. (len - @sizeOf(linux.cmsghdr)) / @sizeOf(i32)];
+    }
+
+    /// Moves the fds into `places`. False: there were more, and all are closed.
+    fn take(control: *const Control, used: usize, places: []i32, count: *u32) bool {
+        var at: usize = 0;
+        var fits = true;
+        count.* = 0;
+        while (at + @sizeOf(linux.cmsghdr) <= used) {
+            const header: *const linux.cmsghdr = @ptrCast(@alignCast(&control.bytes[at]));
+            if (header.len < @sizeOf(linux.cmsghdr) or header.len > used - at) break;
+            for (control.fdsAt(at, header.len)) |fd| {
+                if (count.* < places.len) {
+                    places[count.*] = fd;
+                    count.* += 1;
+                } else {
+                    close(fd);
+                    fits = false;
+                }
+            }
+            at = std.mem.alignForward(usize, at + header.len, linux.cmsg_align);
+        }
+        return fits;
+    }
+};
+
+/// As `receive`, with the fds that come with the bytes.
+pub fn receiveWithFds(fd: i32, bytes: []u8, places: []i32) Error!Received {
+    var control: Control = undefined;
+    var vector = [_]std.posix.iovec{.{ .base = bytes.ptr, .len = bytes.len }};
+    var message: linux.msghdr = .{
+        .name = null,
+        .namelen = 0,
+        .iov = &vector,
+        .iovlen = 1,
+        .control = &control.bytes,
+        .controllen = control.bytes.len,
+        .flags = 0,
+    };
+    const count = try check(linux.recvmsg(fd, &message, linux.MSG.DONTWAIT | linux.MSG.CMSG_CLOEXEC));
+    var received: Received = .{ .bytes = count, .fd_count = 0, .lost_fds = false };
+    const fits = control.take(message.controllen, places, &received.fd_count);
+    if (fits and message.flags & linux.MSG.CTRUNC == 0) return received;
+    for (places[0..received.fd_count]) |place| close(place);
+    return .{ .bytes = count, .fd_count = 0, .lost_fds = true };
+}
+
+/// As many bytes as there is room for; `fds`, borrowed, at most 253, go with the first.
+pub fn send(fd: i32, bytes: []const u8, fds: []const i32) Error!usize {
+    const fds_bytes = fds.len * @sizeOf(i32);
+    var control: extern struct { header: linux.cmsghdr, fds: [254]i32 } = undefined;
+    control.header = .{
+        .len = @sizeOf(linux.cmsghdr) + fds_bytes,
+        .level = linux.SOL.SOCKET,
+        .type = linux.SCM.RIGHTS,
+    };
+    @memcpy(control.fds[0..fds.len], fds);
+    const vector = [_]std.posix.iovec_const{.{ .base = bytes.ptr, .len = bytes.len }};
+    const message: linux.msghdr_const = .{
+        .name = null,
+        .namelen = 0,
+        .iov = &vector,
+        .iovlen = 1,
+        .control = if (fds.len > 0) &control else null,
+        .controllen = if (fds.len > 0) std.mem.alignForward(usize, control.header.len, linux.cmsg_align) else 0,
+        .flags = 0,
+    };
+    return check(linux.sendmsg(fd, &message, linux.MSG.DONTWAIT | linux.MSG.NOSIGNAL));
+}
+
 // Threads and time.
+
+/// A lock among threads, held for a few system calls at most.
+pub const Mutex = struct {
+    inner: std.c.pthread_mutex_t = .{},
+
+    pub fn lock(mutex: *Mutex) void {
+        std.debug.assert(std.c.pthread_mutex_lock(&mutex.inner) == .SUCCESS);
+    }
+
+    pub fn unlock(mutex: *Mutex) void {
+        std.debug.assert(std.c.pthread_mutex_unlock(&mutex.inner) == .SUCCESS);
+    }
+};
 
 pub fn yieldCpu() void {
     _ = linux.sched_yield();
@@ -230,7 +465,7 @@ pub fn blockSignals() void {
 }
 
 /// A real-time signal that neither libc nor V8 uses.
-const poke_signal: linux.SIG = @enumFromInt(62);
+const poke_signal: linux.SIG = @fromBackingInt(@intCast(62));
 
 fn onPoke(_: linux.SIG) callconv(.c) void {}
 
@@ -250,6 +485,15 @@ pub fn threadNanoseconds() u64 {
     var time: std.c.timespec = undefined;
     _ = std.c.clock_gettime(.THREAD_CPUTIME_ID, &time);
     return @as(u64, @intCast(time.sec)) * 1_000_000_000 + @as(u64, @intCast(time.nsec));
+}
+
+/// For this thread; may be shorter than asked for.
+pub fn sleep(duration_ns: u64) void {
+    const duration: linux.timespec = .{
+        .sec = @intCast(duration_ns / 1_000_000_000),
+        .nsec = @intCast(duration_ns % 1_000_000_000),
+    };
+    _ = linux.nanosleep(&duration, null);
 }
 
 /// A counter of constant rate that is cheap to read.

@@ -1,0 +1,884 @@
+//! Every control socket of a program behind one call: a single epoll set with listeners,
+//! connections and watched fds, whose events come in batches.
+//!
+//! One thread at a time waits; any thread may make the other calls meanwhile. Nothing but the wait
+//! itself ever blocks, whatever the peers do. Knows no request; `connection.zig` knows what a message is.
+
+const std = @import("std");
+const abi = @import("abi.zig");
+const Connection = connection_file.Connection;
+const connection_file = @import("connection.zig");
+const Listener = @import("listener.zig").Listener;
+const outbox = @import("outbox.zig");
+const sys = @import("sys.zig");
+
+pub const Error = error{
+    InvalidArgument,
+    /// The token was closed, or is of another kind.
+    NoSuchHandle,
+    /// The table of tokens is full; a path, payload or list of fds is too long.
+    LimitReached,
+    OutOfMemory,
+    /// The fd is no Unix stream socket of the kind that is needed.
+    WrongFd,
+    /// Somebody listens at the path; or another thread waits.
+    Busy,
+    /// The peer is gone or given up: a hangup event tells more.
+    Closed,
+    System,
+};
+
+const never: u64 = std.math.maxInt(u64);
+const accept_pause_ns = 1_000_000_000;
+
+/// What a token stands for.
+const Entry = struct {
+    /// How often the place was used: part of the token, so that an old one finds nothing.
+    uses: u32 = 0,
+    next_free: ?u16 = null,
+    /// A connection that is not read until it is resumed.
+    paused: bool = true,
+    /// Why to hang up, once that was decided outside of a wait.
+    verdict: ?connection_file.Verdict = null,
+    /// A connection: when its message must be whole. A listener: when to accept again.
+    read_due: u64 = never,
+    /// When a part of what waits to be sent must be gone.
+    send_due: u64 = never,
+    body: Body = .free,
+
+    const Body = union(enum) {
+        free,
+        listener: Listener,
+        connection: Connection,
+        /// A duplicate of the watched fd.
+        watch: i32,
+    };
+
+    fn fd(entry: *const Entry) i32 {
+        return switch (entry.body) {
+            .free => unreachable,
+            .listener => |*listener| listener.socket,
+            .connection => |*connection| connection.socket,
+            .watch => |watched| watched,
+        };
+    }
+};
+
+/// The events of one wait.
+const Batch = struct {
+    events: []abi.PumpEvent,
+    count: u32 = 0,
+
+    fn isFull(batch: *const Batch) bool {
+        return batch.count == batch.events.len;
+    }
+
+    fn add(batch: *Batch, kind: abi.PumpEventKind, token: u32, value: i32) *abi.PumpEvent {
+        std.debug.assert(!batch.isFull());
+        const event = &batch.events[batch.count];
+        batch.count += 1;
+        event.kind = kind;
+        event.token = token;
+        event.value = value;
+        event.fd_count = 0;
+        event.size_bytes = 0;
+        return event;
+    }
+};
+
+pub const Pump = struct {
+    mutex: sys.Mutex,
+    set: i32,
+    /// Ends a wait: signalled by `wake`, and by calls that make the wait's timeout too long.
+    alarm: i32,
+    wake_asked: bool,
+    waiting: bool,
+    stall_limit_ns: u64,
+    /// No deadline is earlier.
+    next_due: u64,
+    entries: *[abi.pump_tokens_max]Entry,
+    /// Places from here on were never used.
+    entries_used: u16,
+    first_free: ?u16,
+
+    /// A message not whole so long after its first byte ends its connection, and so does one of ours
+    /// of which no byte is read for so long.
+    pub fn create(stall_limit_ms: u32) Error!*Pump {
+        if (stall_limit_ms == 0) return error.InvalidArgument;
+        const memory = try sys.mapPrivate(@sizeOf(Entry) * abi.pump_tokens_max);
+        errdefer sys.unmap(memory);
+        const set = try sys.epoll();
+        errdefer sys.close(set);
+        const alarm = try sys.eventfd();
+        errdefer sys.close(alarm);
+        try sys.epollAdd(set, alarm, sys.event_in, alarm_token);
+        const pump = try std.heap.page_allocator.create(Pump);
+        pump.* = .{
+            .mutex = .{},
+            .set = set,
+            .alarm = alarm,
+            .wake_asked = false,
+            .waiting = false,
+            .stall_limit_ns = @as(u64, stall_limit_ms) * 1_000_000,
+            .next_due = never,
+            .entries = @ptrCast(memory.ptr),
+            .entries_used = 0,
+            .first_free = null,
+        };
+        return pump;
+    }
+
+    /// Closes everything, and removes the files of its listeners. Nobody may use the pump meanwhile;
+    /// `Busy` while a thread waits: wake it first.
+    pub fn destroy(pump: *Pump) error{Busy}!void {
+        {
+            pump.mutex.lock();
+            defer pump.mutex.unlock();
+            if (pump.waiting) return error.Busy;
+        }
+        for (pump.entries[0..pump.entries_used], 0..) |*entry, index| {
+            if (entry.body != .free) pump.release(@intCast(index));
+        }
+        sys.close(pump.alarm);
+        sys.close(pump.set);
+        const bytes: [*]align(std.heap.page_size_min) u8 = @ptrCast(@alignCast(pump.entries));
+        sys.unmap(bytes[0 .. @sizeOf(Entry) * abi.pump_tokens_max]);
+        std.heap.page_allocator.destroy(pump);
+    }
+
+    /// Listens at a path; the file's permission bits are `mode`, and it goes with the listener.
+    pub fn listen(pump: *Pump, path: []const u8, mode: u32) Error!u32 {
+        var listener = try Listener.open(path, mode);
+        errdefer listener.close();
+        return pump.insertListener(listener);
+    }
+
+    /// Connects to a path, or fails at once. The connection is not read until it is resumed.
+    pub fn connect(pump: *Pump, path: []const u8) Error!u32 {
+        if (path.len == 0 or std.mem.findScalar(u8, path, 0) != null) return error.InvalidArgument;
+        if (path.len > abi.path_bytes_max) return error.LimitReached;
+        const socket = try sys.socket();
+        errdefer sys.close(socket);
+        try sys.connect(socket, path);
+        pump.mutex.lock();
+        defer pump.mutex.unlock();
+        return pump.insertConnection(socket);
+    }
+
+    /// On success the connected socket belongs to the pump. It is not read until it is resumed.
+    pub fn adopt(pump: *Pump, socket: i32) Error!u32 {
+        if (try sys.socketKind(socket) != .connection) return error.WrongFd;
+        try sys.setNonblocking(socket);
+        pump.mutex.lock();
+        defer pump.mutex.unlock();
+        return pump.insertConnection(socket);
+    }
+
+    /// On success the listening socket belongs to the pump.
+    pub fn adoptListener(pump: *Pump, socket: i32) Error!u32 {
+        if (try sys.socketKind(socket) != .listener) return error.WrongFd;
+        try sys.setNonblocking(socket);
+        return pump.insertListener(.adopt(socket));
+    }
+
+    /// Reports each time that an fd, borrowed, becomes readable anew; never reads it.
+    pub fn watch(pump: *Pump, fd: i32) Error!u32 {
+        const own = try sys.duplicate(fd);
+        errdefer sys.close(own);
+        pump.mutex.lock();
+        defer pump.mutex.unlock();
+        return pump.insert(.{ .watch = own }, sys.event_in | sys.event_edge);
+    }
+
+    /// Sends a message, or queues it; borrows the fds. `Closed`: it is lost, and the connection with it.
+    pub fn send(pump: *Pump, token: u32, message: Message) Error!void {
+        if (message.payload.len > abi.message_payload_max) return error.LimitReached;
+        if (message.fds.len > abi.message_fds_max) return error.LimitReached;
+        var buffer: [outbox.message_bytes_max]u8 = undefined;
+        const bytes = message.lay(&buffer);
+        pump.mutex.lock();
+        defer pump.mutex.unlock();
+        const entry = try pump.find(token);
+        if (entry.body != .connection) return error.NoSuchHandle;
+        if (entry.verdict != null) return error.Closed;
+        const connection = &entry.body.connection;
+        connection.send(bytes, message.fds) catch |reason| return pump.sendFailed(token, entry, reason);
+        if (connection.outbox.isEmpty()) return;
+        if (entry.send_due == never) {
+            entry.send_due = pump.dueIn(pump.stall_limit_ns);
+            if (pump.waiting) _ = sys.eventfdSignal(pump.alarm);
+        }
+        pump.arm(token, entry);
+    }
+
+    /// Only a bad fd is the caller's fault. All else ends the connection.
+    fn sendFailed(pump: *Pump, token: u32, entry: *Entry, reason: connection_file.SendError) Error {
+        const errno = sys.lastErrno();
+        switch (reason) {
+            // Reading finds the end, after what the peer may have said before.
+            error.Closed => {},
+            error.Unread => entry.verdict = @backingInt(abi.HangupReason.unread),
+            error.OutOfMemory => entry.verdict = -1000 - @as(i32, sys.errno_no_memory),
+            error.System => {
+                if (errno == sys.errno_bad_fd) return error.System;
+                entry.verdict = -1000 - @as(i32, errno);
+            },
+        }
+        sys.shutdown(entry.body.connection.socket);
+        pump.arm(token, entry);
+        return error.Closed;
+    }
+
+    /// Reads the connection's next message: after `connect`, `adopt`, an accepted or a message event.
+    pub fn resumeReading(pump: *Pump, token: u32) Error!void {
+        pump.mutex.lock();
+        defer pump.mutex.unlock();
+        const entry = try pump.find(token);
+        if (entry.body != .connection) return error.NoSuchHandle;
+        entry.paused = false;
+        pump.arm(token, entry);
+    }
+
+    /// Closes whatever the token stands for; no event follows. What the kernel has taken is still delivered.
+    pub fn close(pump: *Pump, token: u32) Error!void {
+        pump.mutex.lock();
+        defer pump.mutex.unlock();
+        _ = try pump.find(token);
+        pump.release(indexOf(token));
+    }
+
+    /// Makes the wait, this one or the next, return with an event.
+    pub fn wake(pump: *Pump) void {
+        pump.mutex.lock();
+        defer pump.mutex.unlock();
+        pump.wake_asked = true;
+        _ = sys.eventfdSignal(pump.alarm);
+    }
+
+    /// Waits for events and returns their number; 0 after `timeout_ms` (-1: for ever), or earlier for
+    /// no reason that matters. `events` has room for two at least.
+    pub fn wait(pump: *Pump, events: []abi.PumpEvent, timeout_ms: i32) Error!u32 {
+        if (events.len < 2) return error.InvalidArgument;
+        const timeout = try pump.enterWait(timeout_ms);
+        var ready: [abi.pump_batch_max - 1]sys.Event = undefined;
+        // One place stays free for a deadline, however busy the sockets are.
+        const found = sys.epollWait(pump.set, ready[0..@min(ready.len, events.len - 1)], timeout);
+        pump.mutex.lock();
+        defer pump.mutex.unlock();
+        pump.waiting = false;
+        var batch: Batch = .{ .events = events };
+        for (found) |event| pump.handle(@truncate(event.data.u64), &batch);
+        pump.handleDue(&batch);
+        return batch.count;
+    }
+
+    fn enterWait(pump: *Pump, timeout_ms: i32) Error!i32 {
+        pump.mutex.lock();
+        defer pump.mutex.unlock();
+        if (pump.waiting) return error.Busy;
+        pump.waiting = true;
+        if (pump.next_due == never) return timeout_ms;
+        const left_ms = std.math.divCeil(u64, pump.next_due -| sys.nanoseconds(), 1_000_000) catch unreachable;
+        const left: i32 = @intCast(@min(left_ms, std.math.maxInt(i32)));
+        return if (timeout_ms < 0) left else @min(left, timeout_ms);
+    }
+
+    // Inside a wait.
+
+    /// At most one event for each that epoll reports.
+    fn handle(pump: *Pump, token: u32, batch: *Batch) void {
+        if (token == alarm_token) {
+            _ = sys.eventfdDrain(pump.alarm);
+            if (pump.wake_asked) _ = batch.add(.wake, 0, 0);
+            pump.wake_asked = false;
+            return;
+        }
+        // Closed by another thread since epoll saw it.
+        const entry = pump.find(token) catch return;
+        switch (entry.body) {
+            .free => unreachable,
+            .listener => pump.accept(token, entry, batch),
+            .connection => pump.serve(token, entry, batch),
+            .watch => _ = batch.add(.wake, token, 0),
+        }
+    }
+
+    fn accept(pump: *Pump, token: u32, entry: *Entry, batch: *Batch) void {
+        if (pump.acceptOne(&entry.body.listener)) |connection| {
+            if (connection) |accepted| _ = batch.add(.accepted, token, @intCast(accepted));
+            pump.arm(token, entry);
+        } else |reason| {
+            const full = @backingInt(abi.Status.limit_reached);
+            const value = if (reason == error.System) -1000 - @as(i32, sys.lastErrno()) else full;
+            _ = batch.add(.accepted, token, value);
+            // Not armed: the peers wait in the kernel's queue, and we do not spin.
+            entry.read_due = pump.dueIn(accept_pause_ns);
+        }
+    }
+
+    /// Null: the peer has left again.
+    fn acceptOne(pump: *Pump, listener: *const Listener) Error!?u32 {
+        if (pump.isFull()) return error.LimitReached;
+        const socket = sys.accept(listener.socket) catch switch (sys.lastErrno()) {
+            sys.errno_again, sys.errno_interrupted, sys.errno_aborted => return null,
+            else => return error.System,
+        };
+        errdefer sys.close(socket);
+        return try pump.insertConnection(socket);
+    }
+
+    fn serve(pump: *Pump, token: u32, entry: *Entry, batch: *Batch) void {
+        if (entry.verdict) |verdict| return pump.hangUp(token, verdict, batch);
+        pump.flush(entry) catch |reason| switch (reason) {
+            // There may be messages of the peer's before the end.
+            error.Closed => entry.body.connection.outbox.clear(),
+            else => return pump.hangUp(token, -1000 - @as(i32, sys.lastErrno()), batch),
+        };
+        if (!entry.paused) switch (entry.body.connection.receive()) {
+            .incomplete => {
+                const begun = entry.body.connection.isMidMessage();
+                if (begun and entry.read_due == never) entry.read_due = pump.dueIn(pump.stall_limit_ns);
+            },
+            .message => {
+                entry.body.connection.take(batch.add(.message, token, 0));
+                entry.paused = true;
+                entry.read_due = never;
+            },
+            .hangup => |verdict| return pump.hangUp(token, verdict, batch),
+        };
+        pump.arm(token, entry);
+    }
+
+    fn flush(pump: *Pump, entry: *Entry) connection_file.SendError!void {
+        const connection = &entry.body.connection;
+        defer if (connection.outbox.isEmpty()) {
+            entry.send_due = never;
+        };
+        if (try connection.flush()) entry.send_due = pump.dueIn(pump.stall_limit_ns);
+    }
+
+    fn hangUp(pump: *Pump, token: u32, verdict: connection_file.Verdict, batch: *Batch) void {
+        pump.release(indexOf(token));
+        _ = batch.add(.hangup, token, verdict);
+    }
+
+    /// Deals with the deadlines that have passed, and finds the next.
+    fn handleDue(pump: *Pump, batch: *Batch) void {
+        const now = sys.nanoseconds();
+        if (now < pump.next_due) return;
+        pump.next_due = never;
+        for (pump.entries[0..pump.entries_used], 0..) |*entry, index| {
+            if (entry.body == .free) continue;
+            const due = @min(entry.read_due, entry.send_due);
+            if (due > now or batch.isFull()) {
+                pump.next_due = @min(pump.next_due, due);
+            } else {
+                pump.handleOneDue(tokenOf(entry, @intCast(index)), entry, now, batch);
+            }
+        }
+    }
+
+    fn handleOneDue(pump: *Pump, token: u32, entry: *Entry, now: u64, batch: *Batch) void {
+        if (entry.body == .listener) {
+            entry.read_due = never;
+            return pump.arm(token, entry);
+        }
+        const reason: abi.HangupReason = if (entry.read_due <= now) .stalled else .unread;
+        pump.hangUp(token, @backingInt(reason), batch);
+    }
+
+    fn dueIn(pump: *Pump, duration_ns: u64) u64 {
+        const due = sys.nanoseconds() + duration_ns;
+        pump.next_due = @min(pump.next_due, due);
+        return due;
+    }
+
+    // The table.
+
+    fn insertListener(pump: *Pump, listener: Listener) Error!u32 {
+        pump.mutex.lock();
+        defer pump.mutex.unlock();
+        return pump.insert(.{ .listener = listener }, sys.event_in | sys.event_once);
+    }
+
+    fn insertConnection(pump: *Pump, socket: i32) Error!u32 {
+        return pump.insert(.{ .connection = .{ .socket = socket } }, sys.event_once);
+    }
+
+    fn insert(pump: *Pump, body: Entry.Body, events: u32) Error!u32 {
+        const index = pump.first_free orelse pump.entries_used;
+        if (index == abi.pump_tokens_max) return error.LimitReached;
+        const entry = &pump.entries[index];
+        const next_free = if (pump.first_free == null) null else entry.next_free;
+        const uses = entry.uses;
+        entry.* = .{ .uses = uses, .body = body };
+        errdefer entry.* = .{ .uses = uses, .next_free = next_free };
+        const token = tokenOf(entry, index);
+        try sys.epollAdd(pump.set, entry.fd(), events, token);
+        if (pump.first_free == null) pump.entries_used += 1 else pump.first_free = next_free;
+        return token;
+    }
+
+    fn isFull(pump: *const Pump) bool {
+        return pump.first_free == null and pump.entries_used == abi.pump_tokens_max;
+    }
+
+    fn release(pump: *Pump, index: u16) void {
+        const entry = &pump.entries[index];
+        // Whoever else holds the file would keep it in the set.
+        sys.epollRemove(pump.set, entry.fd());
+        switch (entry.body) {
+            .free => unreachable,
+            .listener => |*listener| listener.close(),
+            .connection => |*connection| connection.close(),
+            .watch => |fd| sys.close(fd),
+        }
+        entry.* = .{ .uses = (entry.uses + 1) % uses_max, .next_free = pump.first_free };
+        pump.first_free = index;
+    }
+
+    /// Asks epoll for what the entry waits for; no more than one report comes of it.
+    fn arm(pump: *Pump, token: u32, entry: *Entry) void {
+        var events: u32 = 0;
+        switch (entry.body) {
+            .listener => events |= sys.event_in,
+            .connection => |*connection| {
+                if (!entry.paused or entry.verdict != null) events |= sys.event_in;
+                if (!connection.outbox.isEmpty()) events |= sys.event_out;
+            },
+            .free, .watch => unreachable,
+        }
+        if (events == 0) return;
+        // The fd is in the set, and changing it takes no memory.
+        sys.epollChange(pump.set, entry.fd(), events | sys.event_once, token) catch unreachable;
+    }
+
+    fn find(pump: *Pump, token: u32) Error!*Entry {
+        if (token == 0) return error.NoSuchHandle;
+        const entry = &pump.entries[indexOf(token)];
+        if (entry.body == .free or tokenOf(entry, indexOf(token)) != token) return error.NoSuchHandle;
+        return entry;
+    }
+};
+
+/// No entry has it.
+const alarm_token: u32 = 0;
+/// A token is positive as an i32 too.
+const uses_max = (std.math.maxInt(i32) - 1) / abi.pump_tokens_max;
+
+fn tokenOf(entry: *const Entry, index: u16) u32 {
+    return entry.uses * abi.pump_tokens_max + index + 1;
+}
+
+fn indexOf(token: u32) u16 {
+    return @intCast((token - 1) % abi.pump_tokens_max);
+}
+
+pub const Message = struct {
+    request: u32,
+    flags: u32,
+    payload: []const u8,
+    fds: []const i32,
+
+    /// As on the wire.
+    fn lay(message: *const Message, buffer: *[outbox.message_bytes_max]u8) []const u8 {
+        const fields = [3]u32{ message.request, message.flags, @intCast(message.payload.len) };
+        @memcpy(buffer[0..connection_file.header_bytes], std.mem.asBytes(&fields));
+        @memcpy(buffer[connection_file.header_bytes..][0..message.payload.len], message.payload);
+        return buffer[0 .. connection_file.header_bytes + message.payload.len];
+    }
+};
+
+const testing = std.testing;
+const census = @import("fd_census.zig");
+
+/// A pump with one connection whose other end the test holds.
+const Rig = struct {
+    pump: *Pump,
+    peer: i32,
+    token: u32,
+    events: [4]abi.PumpEvent = undefined,
+
+    fn init(stall_limit_ms: u32) !Rig {
+        const pump = try Pump.create(stall_limit_ms);
+        errdefer pump.destroy() catch unreachable;
+        const pair = try sys.socketPair();
+        const token = try pump.adopt(pair[0]);
+        try pump.resumeReading(token);
+        return .{ .pump = pump, .peer = pair[1], .token = token };
+    }
+
+    fn deinit(rig: *Rig) void {
+        if (rig.peer >= 0) sys.close(rig.peer);
+        rig.pump.destroy() catch unreachable;
+    }
+
+    fn write(rig: *Rig, bytes: []const u8, fds: []const i32) !void {
+        try testing.expectEqual(bytes.len, try sys.send(rig.peer, bytes, fds));
+    }
+
+    fn hangUpPeer(rig: *Rig) void {
+        sys.close(rig.peer);
+        rig.peer = -1;
+    }
+
+    /// What is there now.
+    fn poll(rig: *Rig) ![]abi.PumpEvent {
+        return rig.events[0..try rig.pump.wait(&rig.events, 0)];
+    }
+
+    /// The one event that must come.
+    fn next(rig: *Rig) !*abi.PumpEvent {
+        var count: u32 = 0;
+        while (count == 0) count = try rig.pump.wait(&rig.events, -1);
+        try testing.expectEqual(1, count);
+        return &rig.events[0];
+    }
+
+    fn expectHangup(rig: *Rig, reason: abi.HangupReason) !void {
+        const event = try rig.next();
+        try testing.expectEqual(.hangup, event.kind);
+        try testing.expectEqual(rig.token, event.token);
+        try testing.expectEqual(@backingInt(reason), event.value);
+        try testing.expectError(error.NoSuchHandle, rig.pump.resumeReading(rig.token));
+    }
+};
+
+fn laid(buffer: *[outbox.message_bytes_max]u8, request: u32, payload: []const u8) []const u8 {
+    const message: Message = .{ .request = request, .flags = 1, .payload = payload, .fds = &.{} };
+    return message.lay(buffer);
+}
+
+test "messages in pieces and several at once come whole, one by one" {
+    var rig = try Rig.init(10_000);
+    defer rig.deinit();
+    var buffer: [outbox.message_bytes_max]u8 = undefined;
+    const first = laid(&buffer, 7, "abc");
+    for (first[0 .. first.len - 1]) |*byte| {
+        try rig.write(byte[0..1], &.{});
+        try testing.expectEqual(0, (try rig.poll()).len);
+    }
+    try rig.write(first[first.len - 1 ..], &.{});
+    const event = try rig.next();
+    try testing.expectEqual(.message, event.kind);
+    try testing.expectEqual(7, event.request);
+    try testing.expectEqual(1, event.flags);
+    try testing.expectEqualStrings("abc", event.payload[0..event.size_bytes]);
+
+    for (0..3) |i| try rig.write(laid(&buffer, @intCast(i), "x"), &.{});
+    try testing.expectEqual(0, (try rig.poll()).len);
+    for (0..3) |i| {
+        try rig.pump.resumeReading(rig.token);
+        try testing.expectEqual(@as(u32, @intCast(i)), (try rig.next()).request);
+        try testing.expectEqual(0, (try rig.poll()).len);
+    }
+}
+
+test "a message before the end is still read" {
+    var rig = try Rig.init(10_000);
+    defer rig.deinit();
+    var buffer: [outbox.message_bytes_max]u8 = undefined;
+    try rig.write(laid(&buffer, 1, "abc"), &.{});
+    rig.hangUpPeer();
+    try testing.expectEqual(.message, (try rig.next()).kind);
+    try testing.expectEqual(0, (try rig.poll()).len);
+    try rig.pump.resumeReading(rig.token);
+    try rig.expectHangup(.closed);
+}
+
+test "fds of a message that is never whole are closed with its connection" {
+    const before = census.openFds();
+    {
+        var rig = try Rig.init(10_000);
+        defer rig.deinit();
+        try rig.write("a", &.{ rig.peer, rig.peer });
+        try testing.expectEqual(0, (try rig.poll()).len);
+        try testing.expectEqual(before + 6, census.openFds());
+    }
+    try testing.expectEqual(before, census.openFds());
+}
+
+test "a listener without fds left says so, rests, and accepts later" {
+    const path = "/tmp/vring-pump-test.sock";
+    var rig = try Rig.init(10_000);
+    defer rig.deinit();
+    const listener = try rig.pump.listen(path, 0o600);
+    const client = try sys.socket();
+    defer sys.close(client);
+    try sys.connect(client, path);
+    {
+        const limit = try census.FdLimit.init(0);
+        defer limit.deinit();
+        const event = try rig.next();
+        try testing.expectEqual(.accepted, event.kind);
+        try testing.expectEqual(listener, event.token);
+        try testing.expectEqual(-1024, event.value);
+        try testing.expectEqual(0, (try rig.poll()).len);
+    }
+    const event = try rig.next();
+    try testing.expectEqual(.accepted, event.kind);
+    try testing.expect(event.value > 0);
+}
+
+test "a peer that stops in a message is hung up on, without spinning" {
+    for ([_][]const u8{ "a", "abcdefghijk" }) |begun| {
+        var rig = try Rig.init(50);
+        defer rig.deinit();
+        try rig.write(begun, &.{});
+        const started = sys.nanoseconds();
+        var waits: u32 = 0;
+        while (try rig.pump.wait(&rig.events, -1) == 0) waits += 1;
+        try testing.expectEqual(.hangup, rig.events[0].kind);
+        try testing.expectEqual(@backingInt(abi.HangupReason.stalled), rig.events[0].value);
+        try testing.expect(sys.nanoseconds() - started >= 50_000_000);
+        try testing.expect(waits < 5);
+    }
+}
+
+test "a peer that is only silent is left in peace, and so is one that sends whole messages" {
+    var rig = try Rig.init(300);
+    defer rig.deinit();
+    var buffer: [outbox.message_bytes_max]u8 = undefined;
+    for (0..2) |_| {
+        const bytes = laid(&buffer, 1, "abc");
+        try rig.write(bytes[0..5], &.{});
+        try testing.expectEqual(0, try rig.pump.wait(&rig.events, 1));
+        try rig.write(bytes[5..], &.{});
+        try testing.expectEqual(.message, (try rig.next()).kind);
+        try testing.expectEqual(0, try rig.pump.wait(&rig.events, 350));
+        try rig.pump.resumeReading(rig.token);
+        try testing.expectEqual(0, try rig.pump.wait(&rig.events, 0));
+    }
+}
+
+/// Sends until one more would wait in the outbox, and returns how many were sent.
+fn fill(rig: *Rig) !u32 {
+    var count: u32 = 0;
+    while (rig.pump.entries[0].body.connection.outbox.isEmpty()) : (count += 1) {
+        try rig.pump.send(rig.token, .{ .request = count, .flags = 5, .payload = "12345678", .fds = &.{} });
+    }
+    return count;
+}
+
+test "what the peer reads late arrives whole, in order and with its fds" {
+    var rig = try Rig.init(10_000);
+    defer rig.deinit();
+    var count = try fill(&rig);
+    for (0..20) |_| {
+        const fds = [_]i32{rig.pump.alarm};
+        try rig.pump.send(rig.token, .{ .request = count, .flags = 5, .payload = "12345678", .fds = &fds });
+        count += 1;
+    }
+    try testing.expectEqual(0, (try rig.poll()).len);
+    var fd_count: u32 = 0;
+    for (0..count) |i| {
+        var bytes: [20]u8 = undefined;
+        var fds: [8]i32 = undefined;
+        while (true) {
+            const received = sys.receiveWithFds(rig.peer, &bytes, &fds) catch {
+                try testing.expectEqual(0, (try rig.poll()).len);
+                continue;
+            };
+            try testing.expectEqual(20, received.bytes);
+            for (fds[0..received.fd_count]) |fd| sys.close(fd);
+            fd_count += received.fd_count;
+            break;
+        }
+        try testing.expectEqual(@as(u32, @intCast(i)), std.mem.readInt(u32, bytes[0..4], .native));
+    }
+    try testing.expectEqual(20, fd_count);
+    try testing.expectError(error.System, sys.receive(rig.peer, rig.events[0].payload[0..1]));
+    try testing.expectEqual(0, rig.pump.entries[0].body.connection.outbox.slots.len);
+}
+
+test "a peer that reads nothing is hung up on when too much waits" {
+    const before = census.openFds();
+    {
+        var rig = try Rig.init(10_000);
+        defer rig.deinit();
+        const message: Message = .{ .request = 1, .flags = 5, .payload = "", .fds = &.{rig.peer} };
+        for (0..100_000) |_| {
+            rig.pump.send(rig.token, message) catch |reason| {
+                try testing.expectEqual(error.Closed, reason);
+                break;
+            };
+        } else return error.TestUnexpectedResult;
+        try testing.expectError(error.Closed, rig.pump.send(rig.token, message));
+        try rig.expectHangup(.unread);
+    }
+    try testing.expectEqual(before, census.openFds());
+}
+
+test "a peer that reads nothing is hung up on when something waits too long" {
+    var rig = try Rig.init(50);
+    defer rig.deinit();
+    _ = try fill(&rig);
+    try rig.expectHangup(.unread);
+}
+
+test "sending to a peer that left tells so once reading has told it too" {
+    var rig = try Rig.init(10_000);
+    defer rig.deinit();
+    var buffer: [outbox.message_bytes_max]u8 = undefined;
+    try rig.write(laid(&buffer, 1, ""), &.{});
+    rig.hangUpPeer();
+    const message: Message = .{ .request = 1, .flags = 5, .payload = "", .fds = &.{} };
+    try testing.expectError(error.Closed, rig.pump.send(rig.token, message));
+    try testing.expectEqual(.message, (try rig.next()).kind);
+    try rig.pump.resumeReading(rig.token);
+    try rig.expectHangup(.closed);
+    try testing.expectError(error.NoSuchHandle, rig.pump.send(rig.token, message));
+}
+
+test "an old token finds nothing, also when its place is used again" {
+    var rig = try Rig.init(10_000);
+    defer rig.deinit();
+    const old = rig.token;
+    try rig.pump.close(old);
+    const pair = try sys.socketPair();
+    defer sys.close(pair[1]);
+    const new = try rig.pump.adopt(pair[0]);
+    try testing.expect(new != old);
+    try testing.expectEqual(indexOf(old), indexOf(new));
+    const message: Message = .{ .request = 1, .flags = 5, .payload = "", .fds = &.{} };
+    try testing.expectError(error.NoSuchHandle, rig.pump.send(old, message));
+    try testing.expectError(error.NoSuchHandle, rig.pump.resumeReading(old));
+    try testing.expectError(error.NoSuchHandle, rig.pump.close(old));
+    try testing.expectError(error.NoSuchHandle, rig.pump.close(0));
+    try testing.expectError(error.NoSuchHandle, rig.pump.close(std.math.maxInt(u32)));
+    try rig.pump.send(new, message);
+}
+
+test "a watched fd reports each change and is never read; a wake is told once" {
+    var rig = try Rig.init(10_000);
+    defer rig.deinit();
+    const fd = try sys.eventfd();
+    const token = try rig.pump.watch(fd);
+    for (0..3) |_| {
+        _ = sys.eventfdSignal(fd);
+        try testing.expectEqual(token, (try rig.next()).token);
+        try testing.expectEqual(0, (try rig.poll()).len);
+    }
+    try testing.expectEqual(3, sys.eventfdDrain(fd));
+    sys.close(fd);
+    try rig.pump.close(token);
+    rig.pump.wake();
+    rig.pump.wake();
+    const event = try rig.next();
+    try testing.expectEqual(.wake, event.kind);
+    try testing.expectEqual(0, event.token);
+    try testing.expectEqual(0, (try rig.poll()).len);
+}
+
+test "only sockets of the right kind are adopted, and others stay with the caller" {
+    const pump = try Pump.create(1000);
+    defer pump.destroy() catch unreachable;
+    const fd = try sys.eventfd();
+    defer sys.close(fd);
+    try testing.expectError(error.System, pump.adopt(fd));
+    try testing.expectError(error.System, pump.adopt(-1));
+    const datagrams = std.c.socket(1, 2, 0);
+    defer sys.close(datagrams);
+    try testing.expectError(error.WrongFd, pump.adopt(datagrams));
+    const pair = try sys.socketPair();
+    defer for (pair) |end| sys.close(end);
+    try testing.expectError(error.WrongFd, pump.adoptListener(pair[0]));
+    try testing.expectError(error.System, pump.connect("/nowhere/at/all"));
+    try testing.expectEqual(sys.errno_absent, sys.lastErrno());
+}
+
+test "a full table refuses, and takes again what was given back" {
+    const pump = try Pump.create(1000);
+    defer pump.destroy() catch unreachable;
+    const fd = try sys.eventfd();
+    defer sys.close(fd);
+    // The table is the same for all kinds; the fd limit of the test may be lower than it is long.
+    pump.entries_used = abi.pump_tokens_max - 3;
+    for (pump.entries[0..pump.entries_used]) |*entry| entry.* = .{};
+    var tokens: [3]u32 = undefined;
+    for (&tokens) |*token| token.* = try pump.watch(fd);
+    try testing.expectError(error.LimitReached, pump.watch(fd));
+    try pump.close(tokens[1]);
+    const again = try pump.watch(fd);
+    try testing.expect(again != tokens[1]);
+    try testing.expectError(error.LimitReached, pump.watch(fd));
+}
+
+/// Reads messages with a pump in another thread and answers each one; for the test that follows.
+const Echo = struct {
+    pump: *Pump,
+    answers: u32 = 0,
+    hangups: u32 = 0,
+
+    fn run(echo: *Echo) void {
+        var events: [8]abi.PumpEvent = undefined;
+        while (true) {
+            const count = echo.pump.wait(&events, -1) catch unreachable;
+            for (events[0..count]) |*event| switch (event.kind) {
+                .wake => return,
+                .accepted => unreachable,
+                .hangup => echo.hangups += 1,
+                .message => {
+                    echo.answers += 1;
+                    for (event.fds[0..event.fd_count]) |fd| sys.close(fd);
+                    const payload = event.payload[0..event.size_bytes];
+                    echo.pump.send(event.token, .{
+                        .request = event.request,
+                        .flags = 5,
+                        .payload = payload,
+                        .fds = &.{},
+                    }) catch {};
+                    echo.pump.resumeReading(event.token) catch {};
+                },
+            };
+        }
+    }
+};
+
+test "other threads open, send, close and wake while one waits" {
+    const pump = try Pump.create(10_000);
+    defer pump.destroy() catch unreachable;
+    var echo: Echo = .{ .pump = pump };
+    const thread = try std.Thread.spawn(.{}, Echo.run, .{&echo});
+    var buffer: [outbox.message_bytes_max]u8 = undefined;
+    var closed: u32 = 0;
+    for (0..200) |round| {
+        const pair = try sys.socketPair();
+        const token = try pump.adopt(pair[0]);
+        try pump.resumeReading(token);
+        const bytes = laid(&buffer, @intCast(round), "abc");
+        for (bytes, 0..) |*byte, i| {
+            _ = try sys.send(pair[1], byte[0..1], if (i == 0) &.{pair[1]} else &.{});
+        }
+        var answer: [15]u8 = undefined;
+        while (true) {
+            try testing.expectEqual(15, sys.receive(pair[1], &answer) catch {
+                sys.yieldCpu();
+                continue;
+            });
+            break;
+        }
+        try testing.expectEqual(@as(u32, @intCast(round)), std.mem.readInt(u32, answer[0..4], .native));
+        if (round % 2 == 0) {
+            try pump.close(token);
+            closed += 1;
+        }
+        sys.close(pair[1]);
+    }
+    try testing.expectError(error.Busy, waitAgain(pump));
+    pump.wake();
+    thread.join();
+    var events: [8]abi.PumpEvent = undefined;
+    while (closed + echo.hangups < 200) {
+        const count = try pump.wait(&events, 1000);
+        try testing.expect(count > 0);
+        echo.hangups += count;
+    }
+    try testing.expectEqual(200, echo.answers);
+}
+
+fn waitAgain(pump: *Pump) Error!void {
+    var events: [2]abi.PumpEvent = undefined;
+    // The other thread may be between two of its waits.
+    while (true) _ = try pump.wait(&events, 0);
+}
