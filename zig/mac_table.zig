@@ -16,6 +16,7 @@ const Bucket = struct {
 };
 
 const address_mask = 0xffff_ffff_ffff;
+const ahead_ms_max = 60_000;
 
 pub const MacTable = struct {
     buckets: [buckets]Bucket,
@@ -35,7 +36,7 @@ pub const MacTable = struct {
         for (&bucket.entries, &bucket.seen_ms) |*entry, *seen| {
             const word = entry.load(.monotonic);
             if (word == 0 or word & address_mask != mac) continue;
-            if (now_ms -% seen.load(.monotonic) > table.age_ms) return null;
+            if (ageOf(seen.load(.monotonic), now_ms) > table.age_ms) return null;
             return @intCast((word >> 48) - 1);
         }
         return null;
@@ -50,7 +51,7 @@ pub const MacTable = struct {
         var victim_rank: u64 = 0;
         for (&bucket.entries, 0..) |*entry, i| {
             const old = entry.load(.monotonic);
-            const age = now_ms -% bucket.seen_ms[i].load(.monotonic);
+            const age = ageOf(bucket.seen_ms[i].load(.monotonic), now_ms);
             if (old != 0 and old & address_mask == mac) {
                 bucket.seen_ms[i].store(now_ms, .monotonic);
                 if (old == word) return;
@@ -84,6 +85,11 @@ pub const MacTable = struct {
         table.changed();
     }
 
+    /// Another worker's clock may be a little ahead of ours.
+    fn ageOf(seen_ms: u32, now_ms: u32) u32 {
+        return if (seen_ms -% now_ms < ahead_ms_max) 0 else now_ms -% seen_ms;
+    }
+
     fn changed(table: *MacTable) void {
         _ = table.generation.fetchAdd(1, .monotonic);
     }
@@ -106,6 +112,14 @@ test "an address is found where it was seen last, until it is old" {
     try std.testing.expectEqual(4, table.find(0x525400000001, 2000));
     table.forget(4);
     try std.testing.expectEqual(null, table.find(0x525400000001, 2000));
+}
+
+test "an address that a worker with a clock ahead of ours has seen is not old" {
+    const table = try std.testing.allocator.create(MacTable);
+    defer std.testing.allocator.destroy(table);
+    table.init(1000);
+    table.learn(0x525400000001, 3, 10_001);
+    try std.testing.expectEqual(3, table.find(0x525400000001, 10_000));
 }
 
 test "a flood of addresses from one port leaves those of another" {
