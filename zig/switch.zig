@@ -59,14 +59,12 @@ pub const Notices = struct {
     }
 };
 
-var fence_word = std.atomic.Value(u32).init(0);
-
 /// A full barrier between this thread's stores and its later loads.
 pub inline fn fence() void {
-    if (@import("builtin").cpu.arch == .x86_64) {
-        asm volatile ("lock orq $0, (%%rsp)" ::: .{ .memory = true });
-    } else {
-        _ = fence_word.fetchAdd(0, .seq_cst);
+    switch (@import("builtin").cpu.arch) {
+        .x86_64 => asm volatile ("lock orq $0, (%%rsp)" ::: .{ .memory = true }),
+        .aarch64 => asm volatile ("dmb ish" ::: .{ .memory = true }),
+        else => |arch| @compileError("no full barrier known for " ++ @tagName(arch)),
     }
 }
 
@@ -121,8 +119,7 @@ pub const Switch = struct {
         }
         while (left != 0) {
             const key = targets[@ctz(left)];
-            const all: @Vector(burst_file.frames_max, u32) = targets;
-            const same = left & @as(Mask, @bitCast(all == @as(@TypeOf(all), @splat(key))));
+            const same = sameAsFirst(&targets, left);
             const port = self.ports[key >> 8].?;
             const vring = port.receivers[key & 0xff];
             notices.add(vring, burst.deliver(vring, same, port.mtu));
@@ -152,19 +149,20 @@ pub const Switch = struct {
     /// To every port but the sender's.
     fn flood(self: *Switch, input: *Input, burst: *Burst, mask: Mask, notices: *Notices) void {
         var reached = false;
+        var hashes: ?[burst_file.frames_max]u32 = null;
         for (self.up[0..self.up_count]) |port| {
             if (port == input.port) continue;
             reached = true;
+            var queues: [burst_file.frames_max]u32 = @splat(0);
+            if (port.receiver_count > 1) {
+                // Once: the guest may change a frame between two looks.
+                if (hashes == null) hashes = hashesOf(burst, mask);
+                for (&queues, hashes.?) |*queue, hash| queue.* = hash % port.receiver_count;
+            }
             var left = mask;
             while (left != 0) {
-                const queue = queueOf(port, &burst.frames[@ctz(left)]);
-                var same: Mask = 0;
-                var rest = left;
-                while (rest != 0) : (rest &= rest - 1) {
-                    const i: u6 = @intCast(@ctz(rest));
-                    if (queueOf(port, &burst.frames[i]) == queue) same |= @as(Mask, 1) << i;
-                }
-                const vring = port.receivers[queue];
+                const vring = port.receivers[queues[@ctz(left)]];
+                const same = sameAsFirst(&queues, left);
                 notices.add(vring, burst.deliver(vring, same, port.mtu));
                 left &= ~same;
             }
@@ -198,6 +196,23 @@ pub const Switch = struct {
         return port;
     }
 };
+
+/// Those of `mask` whose number is that of the first of them.
+fn sameAsFirst(numbers: *const [burst_file.frames_max]u32, mask: Mask) Mask {
+    const all: @Vector(burst_file.frames_max, u32) = numbers.*;
+    const first: @TypeOf(all) = @splat(numbers[@ctz(mask)]);
+    return mask & @as(Mask, @bitCast(all == first));
+}
+
+fn hashesOf(burst: *const Burst, mask: Mask) [burst_file.frames_max]u32 {
+    var hashes: [burst_file.frames_max]u32 = @splat(0);
+    var left = mask;
+    while (left != 0) : (left &= left - 1) {
+        const i = @ctz(left);
+        hashes[i] = flow.hash(&burst.frames[i]);
+    }
+    return hashes;
+}
 
 fn queueOf(port: *const Port, frame: *const Frame) u32 {
     if (port.receiver_count == 1) return 0;
