@@ -32,6 +32,8 @@ pub const Split = struct {
     next_avail: u16,
     /// The avail index as last seen.
     avail_idx: u16,
+    /// `next_avail` at the last flush: the driver cannot have offered more than the ring behind it.
+    released: u16,
     /// The used index as the driver sees it, and as it will be.
     used_idx: u16,
     next_used: u16,
@@ -63,6 +65,7 @@ pub const Split = struct {
     pub fn start(ring: *Split, base: u32) void {
         ring.next_avail = @truncate(base);
         ring.avail_idx = ring.next_avail;
+        ring.released = ring.next_avail;
         ring.used_idx = @atomicLoad(u16, &ring.used[1], .monotonic);
         ring.next_used = ring.used_idx;
         ring.shadow_count = 0;
@@ -79,7 +82,7 @@ pub const Split = struct {
         if (ring.next_avail == ring.avail_idx) {
             const idx = @atomicLoad(u16, &ring.avail[1], .acquire);
             if (idx == ring.next_avail) return null;
-            if (idx -% ring.next_avail > ring.size) return error.BadAvailIndex;
+            if (idx -% ring.released > ring.size) return error.BadAvailIndex;
             ring.avail_idx = idx;
         }
         const slot = ring.next_avail & (ring.size - 1);
@@ -120,7 +123,7 @@ pub const Split = struct {
         }
     }
 
-    /// Gives a buffer back; the driver sees it at `flush`.
+    /// Gives a buffer back; the driver sees it at `flush`. Never more than `size` between two of those.
     pub inline fn complete(ring: *Split, id: u16, len: u32, count: u32) void {
         @setRuntimeSafety(false);
         _ = count;
@@ -142,9 +145,10 @@ pub const Split = struct {
         ring.shadow_count = 0;
     }
 
-    /// Shows the driver all that was completed.
+    /// Shows the driver all that was completed, which is all that was taken.
     pub inline fn flush(ring: *Split) Used {
         @setRuntimeSafety(false);
+        ring.released = ring.next_avail;
         if (ring.shadow_count > 0) ring.spill();
         const used: Used = .{ .from = ring.used_idx, .to = ring.next_used, .any = ring.used_idx != ring.next_used };
         if (used.any) {
