@@ -25,6 +25,15 @@ pub const Mask = u64;
 /// that it is one load.
 const ethernet_bytes = 16;
 const full_header_bytes = @sizeOf(NetHeader);
+const chain_bytes_max = full_header_bytes + net_header.frame_bytes_max;
+
+/// Descriptors looked at in chains, in one burst: a guest of long chains waits for its next turn. The
+/// last chain may go beyond.
+const collect_steps_max = 8192;
+
+/// The same for one run of frames into a guest; what is then left finds no buffer. A frame over
+/// buffers of one byte each still fits.
+const deliver_steps_max = 2 * chain_bytes_max;
 
 /// A packet where it lies, in its sender's memory. It may be read until its head is returned.
 pub const Frame = struct {
@@ -68,8 +77,11 @@ pub const Burst = struct {
     source: chain.Pool,
     sink: chain.Pool,
     gathered: []Gathered,
+    /// Descriptors looked at, towards the limits above.
+    steps: u32,
 
-    const pool_segments = 2 * abi.vring_size_max;
+    /// Room for one more chain, whatever was collected before, each of its bytes a segment.
+    const pool_segments = 2 * chain_bytes_max + frames_max;
 
     pub fn create() error{OutOfMemory}!*Burst {
         const allocator = std.heap.page_allocator;
@@ -77,6 +89,7 @@ pub const Burst = struct {
         errdefer allocator.destroy(burst);
         burst.count = 0;
         burst.head_count = 0;
+        burst.steps = 0;
         burst.source = .{ .items = try allocator.alloc(Segment, pool_segments) };
         errdefer allocator.free(burst.source.items);
         burst.sink = .{ .items = try allocator.alloc(Segment, pool_segments) };
@@ -99,6 +112,7 @@ pub const Burst = struct {
         burst.count = 0;
         burst.head_count = 0;
         burst.source.used = 0;
+        burst.steps = 0;
         switch (vring.format) {
             .split => burst.collectFrom(vring, &vring.ring.split),
             .packed_ring => burst.collectFrom(vring, &vring.ring.packed_ring),
@@ -108,7 +122,7 @@ pub const Burst = struct {
     fn collectFrom(burst: *Burst, vring: *Vring, ring: anytype) void {
         @setRuntimeSafety(false);
         const short = vring.header_bytes == full_header_bytes;
-        while (burst.head_count < frames_max and burst.source.left() > vring.config.size) {
+        while (burst.head_count < frames_max) {
             const entry = (ring.next() catch |reason| return vring.breakBy(reason)) orelse return;
             const single = entry.flags & (spec.desc_next | spec.desc_indirect | spec.desc_write) == 0;
             if (short and single and entry.len -% (full_header_bytes + ethernet_bytes) <=
@@ -122,6 +136,7 @@ pub const Burst = struct {
                 }
             }
             burst.addChain(vring, ring, entry) catch |reason| return vring.breakBy(reason);
+            if (burst.steps >= collect_steps_max or burst.source.left() < chain_bytes_max + frames_max) return;
         }
     }
 
@@ -138,8 +153,8 @@ pub const Burst = struct {
         segment.* = .{ .base = base + full_header_bytes, .len = len - full_header_bytes };
         frame.segments = segment[0..1];
         frame.len = len - full_header_bytes;
-        frame.ethernet = base[full_header_bytes..][0..ethernet_bytes].*;
-        const header = @as(*align(1) const NetHeader, @ptrCast(base)).*;
+        frame.ethernet = fetch(@Vector(ethernet_bytes, u8), base + full_header_bytes);
+        const header = fetchHeader(base);
         if (net_header.isPlain(header)) {
             frame.header = net_header.plain;
         } else {
@@ -155,8 +170,9 @@ pub const Burst = struct {
     fn addChain(burst: *Burst, vring: *Vring, ring: anytype, entry: vring_entry.Entry) vring_entry.Broken!void {
         const pool = &burst.source;
         const mark = pool.used;
-        var walk = walkOf(vring, pool, .readable);
+        var walk = walkOf(vring, pool, .readable, vring.header_bytes + net_header.frame_bytes_max);
         const result = try ring.read(entry, &walk);
+        burst.countSteps(walk, result);
         ring.take(result.count);
         burst.returnLater(result.id, result.count);
         const frame = &burst.frames[burst.count];
@@ -166,6 +182,10 @@ pub const Burst = struct {
         };
         pool.used = mark;
         drop.* += 1;
+    }
+
+    fn countSteps(burst: *Burst, walk: chain.Walk, result: vring_entry.Chain) void {
+        burst.steps += @max(walk.steps_max - walk.steps_left, result.count);
     }
 
     /// Gives every head back. The sender sees them at once.
@@ -187,6 +207,11 @@ pub const Burst = struct {
     pub fn deliver(burst: *Burst, vring: *Vring, mask: Mask, mtu: u32) Used {
         vring.lock.acquire();
         defer vring.lock.release();
+        if (vring.isBroken()) {
+            vring.stats.drop_link_down += @popCount(mask);
+            return .{};
+        }
+        burst.steps = 0;
         const mergeable = spec.has(vring.config.features, spec.Feature.mrg_rxbuf);
         return switch (vring.format) {
             .split => if (mergeable)
@@ -234,14 +259,15 @@ pub const Burst = struct {
                     continue;
                 }
             }
+            if (burst.steps >= deliver_steps_max) break;
             const gone = burst.scatter(vring, ring, mergeable, frame) catch |reason| {
                 vring.breakBy(reason);
                 break;
             };
             if (gone) counts.add(frame);
         }
-        // The ring ran empty, or broke: what is left finds no buffer.
-        vring.stats.drop_no_buffer += @popCount(left);
+        const drop = if (vring.isBroken()) &vring.stats.drop_link_down else &vring.stats.drop_no_buffer;
+        drop.* += @popCount(left);
         counts.commit(&vring.stats);
         return ring.flush();
     }
@@ -257,6 +283,8 @@ pub const Burst = struct {
     ) vring_entry.Broken!bool {
         const need = vring.header_bytes + frame.len;
         const start = ring.position();
+        errdefer ring.rewind(start);
+        const steps_end = burst.steps + deliver_steps_max;
         burst.sink.used = 0;
         var total: u64 = 0;
         var count: u32 = 0;
@@ -267,18 +295,19 @@ pub const Burst = struct {
                 return false;
             }
             const entry = if (count == vring.config.size) null else try ring.next();
-            var walk = walkOf(vring, &burst.sink, .writable);
+            var walk = walkOf(vring, &burst.sink, .writable, need - total);
             const result = try ring.read(entry orelse {
                 ring.rewind(start);
                 vring.stats.drop_no_buffer += 1;
                 return false;
             }, &walk);
             ring.take(result.count);
+            burst.countSteps(walk, result);
             const capacity: u32 = @intCast(@min(walk.total, std.math.maxInt(u32)));
             burst.gathered[count] = .{ .id = result.id, .count = @intCast(result.count), .capacity = capacity };
             count += 1;
             total += walk.total;
-            if (!result.whole) {
+            if (!result.whole or burst.steps > steps_end) {
                 for (burst.gathered[0..count]) |each| ring.complete(each.id, 0, each.count);
                 vring.stats.drop_bad_chain += 1;
                 return false;
@@ -336,14 +365,16 @@ pub fn countSent(burst: *const Burst, stats: *abi.VringStats) void {
     counts.commit(stats);
 }
 
-fn walkOf(vring: *Vring, pool: *chain.Pool, direction: chain.Direction) chain.Walk {
+fn walkOf(vring: *Vring, pool: *chain.Pool, direction: chain.Direction, room: u64) chain.Walk {
     return .{
         .memory = vring.memory,
         .hint = &vring.hint,
         .pool = pool,
         .direction = direction,
         .indirect = spec.has(vring.config.features, spec.Feature.indirect_desc),
+        .steps_max = vring.config.size,
         .steps_left = vring.config.size,
+        .room = room,
     };
 }
 
@@ -360,10 +391,24 @@ fn dropOf(vring: *Vring, frame: *Frame, walk: *chain.Walk, mark: u32, whole: boo
     if (len > net_header.frame_bytes_max) return &stats.drop_too_big;
     frame.len = @intCast(len);
     frame.header = net_header.checked(header, frame.len, vring.config.features) catch return &stats.drop_bad_header;
-    frame.segments = cursor.rest(walk.pool) catch return &stats.drop_bad_chain;
+    frame.segments = walk.pool.behind(mark, vring.header_bytes);
+    cursor = .{ .segments = frame.segments };
     frame.ethernet = @splat(0);
     _ = cursor.read(&frame.ethernet);
     return null;
+}
+
+/// One load of what the guest may be changing.
+inline fn fetch(comptime T: type, base: [*]const u8) T {
+    return @as(*align(1) const volatile T, @ptrCast(base)).*;
+}
+
+inline fn fetchHeader(base: [*]const u8) NetHeader {
+    const words: extern struct { low: u64 align(4), high: u32 } = .{
+        .low = fetch(u64, base),
+        .high = fetch(u32, base + 8),
+    };
+    return @as(*const NetHeader, @ptrCast(&words)).*;
 }
 
 inline fn copyFrame(target: [*]u8, segments: []const Segment) void {

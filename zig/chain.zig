@@ -18,14 +18,32 @@ pub const Pool = struct {
     items: []Segment,
     used: u32 = 0,
 
-    pub fn append(pool: *Pool, base: [*]u8, len: u32) Error!void {
-        if (pool.used == pool.items.len) return error.BadChain;
+    /// There is room: `Walk.room` is never more than what is left.
+    pub fn append(pool: *Pool, base: [*]u8, len: u32) void {
+        std.debug.assert(pool.used < pool.items.len);
         pool.items[pool.used] = .{ .base = base, .len = len };
         pool.used += 1;
     }
 
     pub fn left(pool: *const Pool) usize {
         return pool.items.len - pool.used;
+    }
+
+    /// The segments from `first` on, less their first `bytes`, of which there are as many.
+    pub fn behind(pool: *Pool, first: u32, bytes: u32) []const Segment {
+        var left_bytes = bytes;
+        var at = first;
+        while (left_bytes > 0) {
+            const segment = &pool.items[at];
+            if (segment.len > left_bytes) {
+                segment.base += left_bytes;
+                segment.len -= left_bytes;
+                break;
+            }
+            left_bytes -= segment.len;
+            at += 1;
+        }
+        return pool.items[at..pool.used];
     }
 };
 
@@ -39,8 +57,11 @@ pub const Walk = struct {
     indirect: bool,
     /// Descriptors that may still come; a chain is never longer than its ring (virtio 2.7.5.3.1,
     /// 2.8.5), which is also what ends a loop.
+    steps_max: u32,
     steps_left: u32,
-    /// Bytes in the pool from this chain.
+    /// Bytes that still may go to the pool, a segment each at worst. What is beyond is measured only.
+    room: u64,
+    /// Bytes of the chain.
     total: u64 = 0,
 
     /// Adds one buffer. An empty one is legal and adds nothing, wherever it points.
@@ -48,13 +69,15 @@ pub const Walk = struct {
         if (walk.steps_left == 0) return error.BadChain;
         walk.steps_left -= 1;
         if ((flags & spec.desc_write != 0) != (walk.direction == .writable)) return error.BadChain;
-        const end = std.math.add(u64, addr, len) catch return error.BadChain;
+        const wanted = @min(len, walk.room);
+        const end = std.math.add(u64, addr, wanted) catch return error.BadChain;
         var at = addr;
         while (at < end) {
             const piece = walk.memory.span(at, end - at, walk.hint) orelse return error.BadChain;
-            try walk.pool.append(piece.base, @intCast(piece.len));
+            walk.pool.append(piece.base, @intCast(piece.len));
             at += piece.len;
         }
+        walk.room -= wanted;
         walk.total += len;
     }
 
@@ -62,27 +85,40 @@ pub const Walk = struct {
     /// packed one (2.8.7), where only the WRITE flag counts.
     pub fn table(walk: *Walk, comptime linked: bool, addr: u64, len: u32, flags: u16) Error!void {
         if (!walk.indirect or flags & spec.desc_next != 0) return error.BadChain;
-        if (len == 0 or len % @sizeOf(spec.Desc) != 0) return error.BadChain;
+        if (len == 0 or len % entry_bytes != 0) return error.BadChain;
         _ = std.math.add(u64, addr, len) catch return error.BadChain;
-        const entries = len / @sizeOf(spec.Desc);
+        const entries = len / entry_bytes;
         var index: u32 = 0;
         while (true) {
-            var desc: spec.Desc = undefined;
-            const at = addr + @as(u64, index) * @sizeOf(spec.Desc);
-            if (!walk.memory.read(at, std.mem.asBytes(&desc), walk.hint)) return error.BadChain;
-            if (linked and desc.flags & spec.desc_indirect != 0) return error.BadChain;
-            try walk.append(desc.addr, desc.len, desc.flags);
+            const raw = try walk.fetch(addr + @as(u64, index) * entry_bytes);
             if (linked) {
+                const desc = @as(*const spec.Desc, @ptrCast(&raw)).*;
+                if (desc.flags & spec.desc_indirect != 0) return error.BadChain;
+                try walk.append(desc.addr, desc.len, desc.flags);
                 if (desc.flags & spec.desc_next == 0) return;
                 index = desc.next;
                 if (index >= entries) return error.BadChain;
             } else {
+                const desc = @as(*const spec.PackedDesc, @ptrCast(&raw)).*;
+                try walk.append(desc.addr, desc.len, desc.flags);
                 index += 1;
                 if (index == entries) return;
             }
         }
     }
+
+    /// One entry of a table, read once; it may straddle regions.
+    fn fetch(walk: *Walk, at: u64) Error![2]u64 {
+        if (walk.memory.translate(at, entry_bytes, walk.hint)) |base| {
+            return @as(*align(1) const volatile @Vector(2, u64), @ptrCast(base)).*;
+        }
+        var raw: [2]u64 = undefined;
+        if (!walk.memory.read(at, std.mem.asBytes(&raw), walk.hint)) return error.BadChain;
+        return raw;
+    }
 };
+
+const entry_bytes = 16;
 
 /// Walks through the bytes of a list of segments.
 pub const Cursor = struct {
@@ -117,14 +153,93 @@ pub const Cursor = struct {
         }
         return done;
     }
+};
 
-    /// What is left, as segments in `pool`.
-    pub fn rest(cursor: *const Cursor, pool: *Pool) Error![]const Segment {
-        if (cursor.offset == 0 or cursor.segments.len == 0) return cursor.segments;
-        const first = pool.used;
-        const head = cursor.segments[0];
-        if (head.len > cursor.offset) try pool.append(head.base + cursor.offset, head.len - cursor.offset);
-        for (cursor.segments[1..]) |segment| try pool.append(segment.base, segment.len);
-        return pool.items[first..pool.used];
+/// Guest memory at 0x1000 that is an array, for tests.
+const Bench = struct {
+    memory: Memory,
+    hint: u32 = 0,
+    items: [8]Segment = undefined,
+    pool: Pool,
+
+    fn create(bytes: []u8) !*Bench {
+        const bench = try std.testing.allocator.create(Bench);
+        bench.memory.init();
+        bench.memory.rows[0] = .{ .gpa = 0x1000, .size = bytes.len, .host = bytes.ptr };
+        bench.memory.count = 1;
+        bench.hint = 0;
+        bench.pool = .{ .items = &bench.items };
+        return bench;
+    }
+
+    fn walk(bench: *Bench) Walk {
+        return .{
+            .memory = &bench.memory,
+            .hint = &bench.hint,
+            .pool = &bench.pool,
+            .direction = .writable,
+            .indirect = true,
+            .steps_max = 4,
+            .steps_left = 4,
+            .room = 8,
+        };
     }
 };
+
+test "the tables of both formats: packed ones have their flags last, and only WRITE counts" {
+    var bytes: [96]u8 align(16) = @splat(0);
+    const bench = try Bench.create(&bytes);
+    defer std.testing.allocator.destroy(bench);
+    const linked: *[2]spec.Desc = @ptrCast(&bytes);
+    linked[0] = .{ .addr = 0x1040, .len = 3, .flags = spec.desc_write | spec.desc_next, .next = 1 };
+    linked[1] = .{ .addr = 0x1050, .len = 9, .flags = spec.desc_write, .next = 7 };
+    var walk = bench.walk();
+    try walk.table(true, 0x1000, 32, spec.desc_indirect);
+    try std.testing.expectEqual(@as(u64, 12), walk.total);
+    // No more than the room of eight is wanted of memory.
+    try std.testing.expectEqual(@as(u32, 5), bench.items[1].len);
+    const sequence: *[2]spec.PackedDesc = @ptrCast(&bytes);
+    sequence[0] = .{ .addr = 0x1040, .len = 3, .id = 0xffff, .flags = spec.desc_write | spec.desc_indirect };
+    sequence[1] = .{ .addr = 0x1050, .len = 1, .id = 0, .flags = spec.desc_write };
+    walk = bench.walk();
+    try walk.table(false, 0x1000, 32, spec.desc_indirect);
+    try std.testing.expectEqual(@as(u64, 4), walk.total);
+}
+
+test "a table that loops, leaves its end, nests or goes on behind itself is refused" {
+    var bytes: [96]u8 align(16) = @splat(0);
+    const bench = try Bench.create(&bytes);
+    defer std.testing.allocator.destroy(bench);
+    const table: *[2]spec.Desc = @ptrCast(&bytes);
+    const cases = [_]struct { flags: u16, next: u16 }{
+        .{ .flags = spec.desc_write | spec.desc_next, .next = 0 },
+        .{ .flags = spec.desc_write | spec.desc_next, .next = 2 },
+        .{ .flags = spec.desc_indirect, .next = 0 },
+        .{ .flags = 0, .next = 0 },
+    };
+    for (cases) |case| {
+        table[0] = .{ .addr = 0x1040, .len = 0, .flags = case.flags, .next = case.next };
+        var walk = bench.walk();
+        try std.testing.expectError(error.BadChain, walk.table(true, 0x1000, 32, spec.desc_indirect));
+    }
+    table[0] = .{ .addr = 0x1040, .len = 0, .flags = spec.desc_write, .next = 0 };
+    for ([_]u32{ 0, 8, 17 }) |len| {
+        var walk = bench.walk();
+        try std.testing.expectError(error.BadChain, walk.table(true, 0x1000, len, spec.desc_indirect));
+    }
+    var walk = bench.walk();
+    const both = spec.desc_indirect | spec.desc_next;
+    try std.testing.expectError(error.BadChain, walk.table(true, 0x1000, 32, both));
+    walk.indirect = false;
+    try std.testing.expectError(error.BadChain, walk.table(true, 0x1000, 32, spec.desc_indirect));
+}
+
+test "what lies behind some bytes begins in the middle of a segment, or at the next" {
+    var bytes: [8]u8 = undefined;
+    var items = [_]Segment{ .{ .base = &bytes, .len = 3 }, .{ .base = bytes[3..], .len = 5 } };
+    var pool: Pool = .{ .items = &items, .used = 2 };
+    try std.testing.expectEqual(@as(u32, 5), pool.behind(0, 3)[0].len);
+    const rest = pool.behind(0, 4);
+    try std.testing.expectEqual(@as(usize, 1), rest.len);
+    try std.testing.expectEqual(@intFromPtr(&bytes[4]), @intFromPtr(rest[0].base));
+}

@@ -41,7 +41,7 @@ pub const desc_used: u16 = 1 << 15;
 pub const avail_no_interrupt: u16 = 1;
 pub const used_no_notify: u16 = 1;
 
-/// Split ring descriptor (2.7.5), also every entry of an indirect table, of either format.
+/// Split ring descriptor (2.7.5), also every entry of its indirect tables (2.7.5.3).
 pub const Desc = extern struct {
     addr: u64,
     len: u32,
@@ -54,7 +54,8 @@ pub const UsedElement = extern struct {
     len: u32,
 };
 
-/// Packed ring descriptor (2.8.13).
+/// Packed ring descriptor (2.8.13), also every entry of its indirect tables (2.8.7), where only the
+/// address, the length and the WRITE flag mean something.
 pub const PackedDesc = extern struct {
     addr: u64,
     len: u32,

@@ -61,7 +61,11 @@ pub const Vring = struct {
 
     /// Started, enabled and whole: packets may pass.
     pub fn isUp(vring: *const Vring) bool {
-        return vring.started and vring.enabled and vring.broken.load(.monotonic) == 0;
+        return vring.started and vring.enabled and !vring.isBroken();
+    }
+
+    pub fn isBroken(vring: *const Vring) bool {
+        return vring.broken.load(.monotonic) != 0;
     }
 
     /// Checks everything before it changes anything.
@@ -155,6 +159,7 @@ pub const Vring = struct {
         return areas;
     }
 
+    /// Nothing more goes through the ring until it is started again. Told once, for the first reason.
     pub fn breakBy(vring: *Vring, reason: anyerror) void {
         const broken: abi.VringBroken = switch (reason) {
             error.BadAvailIndex => .bad_avail_index,
@@ -163,7 +168,7 @@ pub const Vring = struct {
             error.CallBlocked => .call_blocked,
             else => .memory_fault,
         };
-        vring.broken.store(@backingInt(broken), .release);
+        if (vring.broken.cmpxchgStrong(0, @backingInt(broken), .release, .monotonic) != null) return;
         if (vring.err >= 0) _ = sys.eventfdSignal(vring.err);
         _ = sys.eventfdSignal(vring.attention);
     }
