@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # Sourced after env.sh. Builds libvring for one instruction set level into build/ when it is stale, and names the level of this CPU.
-# Stale means: the key beside the library is not the hash of every Zig source, of the compiler's pin and of this file.
+# Stale means: the key beside the library is not the hash of every Zig source but the launcher's, of the compiler's pin and of this file.
 
 # The level of this CPU, by the flags that the x86-64 psABI lists for each.
 cpu_level() {
@@ -15,7 +15,7 @@ cpu_level() {
 
 source_key() {
   local key
-  read -r key _ < <(cd "$ROOT" && sha256sum zig/*.zig tools.lock scripts/library.sh | sha256sum)
+  read -r key _ < <(cd "$ROOT" && GLOBIGNORE='zig/launcher*' && sha256sum zig/*.zig tools.lock scripts/library.sh | sha256sum)
   printf '%s\n' "$key"
 }
 

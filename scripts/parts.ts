@@ -32,8 +32,12 @@ async function build(): Promise<Tally> {
 async function zig(options: Options): Promise<Tally> {
   if (!await exists(`${root}/zig/lib.zig`)) return nothing;
   const filter = options.filter === undefined ? [] : ["--test-filter", options.filter];
-  const { code, text } = await run(tool("ZIG"), ["test", "-lc", "-fllvm", "zig/lib.zig", ...filter], { echo: true });
-  return zigTally(code, text);
+  const tallies: Tally[] = [];
+  for (const program of [["-lc", "zig/lib.zig"], ["zig/launcher.zig"]]) {
+    const { code, text } = await run(tool("ZIG"), ["test", "-fllvm", ...program, ...filter], { echo: true });
+    tallies.push(zigTally(code, text));
+  }
+  return sum(tallies);
 }
 
 /** The same unit tests as an aarch64 program; static, so that the emulator needs nothing of that machine. */
@@ -114,7 +118,7 @@ export const parts: Part[] = [
     company: "any",
     run: () => script("check"),
   },
-  { name: "zig", about: "unit tests of libvring", company: "any", run: zig },
+  { name: "zig", about: "unit tests of libvring and of the launcher", company: "any", run: zig },
   { name: "ts", about: "tests of the TypeScript side and of the whole program", company: "any", run: typescript },
   {
     name: "cross",
