@@ -15,6 +15,9 @@ test {
     _ = @import("chain.zig");
     _ = @import("connection.zig");
     _ = @import("copy.zig");
+    _ = @import("driver_entry.zig");
+    _ = @import("driver_packed.zig");
+    _ = @import("driver_split.zig");
     _ = @import("engine.zig");
     _ = @import("flow.zig");
     _ = @import("handles.zig");
@@ -24,6 +27,7 @@ test {
     _ = @import("net_header.zig");
     _ = @import("outbox.zig");
     _ = @import("packed.zig");
+    _ = @import("packed_place.zig");
     _ = @import("pump.zig");
     _ = @import("split.zig");
     _ = @import("vring_entry.zig");

@@ -5,6 +5,7 @@
 
 const std = @import("std");
 const chain = @import("chain.zig");
+const packed_place = @import("packed_place.zig");
 const spec = @import("spec.zig");
 const vring_entry = @import("vring_entry.zig");
 
@@ -12,30 +13,10 @@ const Broken = vring_entry.Broken;
 const Chain = vring_entry.Chain;
 const Entry = vring_entry.Entry;
 const Layout = vring_entry.Layout;
+const Place = packed_place.Place;
 const Used = vring_entry.Used;
 
 const avail_used = spec.desc_avail | spec.desc_used;
-
-/// A place in the ring with its wrap counter, as the event areas hold it: bits 0-14 and 15.
-const Place = struct {
-    index: u16,
-    wrap: bool,
-
-    fn of(bits: u16) Place {
-        return .{ .index = bits & 0x7fff, .wrap = bits >> 15 != 0 };
-    }
-
-    fn word(place: Place) u16 {
-        return place.index | @as(u16, @intFromBool(place.wrap)) << 15;
-    }
-
-    inline fn advance(place: *Place, count: u32, size: u32) void {
-        const index = place.index + count;
-        const over = index >= size;
-        place.index = @truncate(if (over) index - size else index);
-        place.wrap = place.wrap != over;
-    }
-};
 
 pub const Packed = struct {
     desc: [*]align(16) spec.PackedDesc,
@@ -163,14 +144,7 @@ pub const Packed = struct {
         const flags: u16 = @truncate(raw >> 16);
         if (flags == spec.Event.disable) return false;
         if (flags != spec.Event.at_desc or !ring.event_idx) return true;
-        const event: Place = .of(@truncate(raw));
-        const from: Place = .of(used.from);
-        const to: Place = .of(used.to);
-        // Both as distances behind `to`; a place of the other lap lies one ring further back.
-        const size: u16 = @truncate(ring.size);
-        const begin = if (from.wrap == to.wrap) from.index else from.index -% size;
-        const wanted = if (event.wrap == to.wrap) event.index else event.index -% size;
-        return vring_entry.crossed(wanted, begin, to.index);
+        return packed_place.crossed(.of(@truncate(raw)), .of(used.from), .of(used.to), ring.size);
     }
 
     /// Asks for a kick at the next buffer. A full fence and `pending` must follow.
@@ -221,14 +195,4 @@ pub const Packed = struct {
 inline fn isAvailable(flags: u16, wrap: bool) bool {
     const expected: u16 = if (wrap) spec.desc_avail else spec.desc_used;
     return flags & avail_used == expected;
-}
-
-test "a place goes round rings of any size" {
-    var place: Place = .of(0x8000);
-    place.advance(4, 5);
-    try std.testing.expectEqual(@as(u16, 0x8004), place.word());
-    place.advance(1, 5);
-    try std.testing.expectEqual(@as(u16, 0), place.word());
-    place.advance(5, 5);
-    try std.testing.expectEqual(@as(u16, 0x8000), place.word());
 }

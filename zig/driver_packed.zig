@@ -1,0 +1,348 @@
+//! The driver side of a packed ring (virtio 2.8). Same methods as `driver_split.zig`. Trusts its own
+//! memory, and nothing that the device writes.
+//!
+//! One thread. A chain's id comes from a queue of free ids; a slot's is its number.
+
+const std = @import("std");
+const driver_entry = @import("driver_entry.zig");
+const packed_place = @import("packed_place.zig");
+const spec = @import("spec.zig");
+
+const Areas = driver_entry.Areas;
+const Broken = driver_entry.Broken;
+const Config = driver_entry.Config;
+const Error = driver_entry.Error;
+const Fifo = driver_entry.Fifo;
+const How = driver_entry.How;
+const Item = driver_entry.Item;
+const Layout = driver_entry.Layout;
+const Piece = driver_entry.Piece;
+const Place = packed_place.Place;
+const Published = driver_entry.Published;
+const Slot = driver_entry.Slot;
+
+const avail_used = spec.desc_avail | spec.desc_used;
+
+/// A used descriptor, or what stands for one.
+const Used = struct { id: u16, len: u32 };
+
+pub const DriverPacked = struct {
+    desc: [*]align(16) spec.PackedDesc,
+    driver_event: *align(4) spec.Event,
+    device_event: *align(4) const spec.Event,
+    tables: [*]align(16) spec.PackedDesc,
+    tables_gpa: u64,
+    areas: Areas,
+    config: Config,
+    event_idx: bool,
+    in_order: bool,
+    /// Where the next buffer goes, and where the next used one will stand.
+    avail: Place,
+    used: Place,
+    /// Descriptors that the driver has.
+    free: u32,
+    /// The first descriptor since the last `publish`: its flags, written last, show all of them.
+    any: bool,
+    first_place: Place,
+    first_word: u64,
+    slots: []Slot,
+    /// Where each slot's buffer lies.
+    addresses: []u64,
+    ids: Fifo,
+    /// IN_ORDER: ids as they were made available, and the used descriptor that covers the next ones.
+    order: Fifo,
+    batch: ?Used,
+
+    /// Bytes of memory that `create` needs.
+    pub fn bytes(config: Config) u64 {
+        return layout(config).bytes;
+    }
+
+    fn layout(config: Config) Layout {
+        return .of(config, 16 * @as(u64, config.size), @sizeOf(spec.Event), @sizeOf(spec.Event));
+    }
+
+    /// A ring in `memory`, which the device knows as `gpa`. The memory must outlive it.
+    pub fn create(
+        allocator: std.mem.Allocator,
+        memory: []align(driver_entry.area_align) u8,
+        gpa: u64,
+        config: Config,
+    ) error{OutOfMemory}!DriverPacked {
+        std.debug.assert(config.size > 0 and config.size <= 32768);
+        const at = layout(config);
+        std.debug.assert(memory.len >= at.bytes);
+        const slots = try allocator.alloc(Slot, config.size);
+        errdefer allocator.free(slots);
+        const addresses = try allocator.alloc(u64, config.size);
+        errdefer allocator.free(addresses);
+        var ids: Fifo = try .create(allocator, config.size);
+        errdefer ids.destroy(allocator);
+        var ring: DriverPacked = .{
+            .desc = @ptrCast(memory.ptr),
+            .driver_event = @ptrCast(@alignCast(memory[at.avail..])),
+            .device_event = @ptrCast(@alignCast(memory[at.used..])),
+            .tables = @ptrCast(@alignCast(memory[at.tables..])),
+            .tables_gpa = gpa + at.tables,
+            .areas = .{ .desc = gpa, .avail = gpa + at.avail, .used = gpa + at.used },
+            .config = config,
+            .event_idx = config.eventIdx(),
+            .in_order = config.inOrder(),
+            .avail = .first,
+            .used = .first,
+            .free = config.size,
+            .any = false,
+            .first_place = .first,
+            .first_word = 0,
+            .slots = slots,
+            .addresses = addresses,
+            .ids = ids,
+            .order = try .create(allocator, config.size),
+            .batch = null,
+        };
+        ring.reset();
+        return ring;
+    }
+
+    pub fn destroy(ring: *DriverPacked, allocator: std.mem.Allocator) void {
+        ring.order.destroy(allocator);
+        ring.ids.destroy(allocator);
+        allocator.free(ring.addresses);
+        allocator.free(ring.slots);
+    }
+
+    /// As new; what was in the ring is forgotten. The device does not run.
+    pub fn reset(ring: *DriverPacked) void {
+        const at = layout(ring.config);
+        @memset(@as([*]u8, @ptrCast(ring.desc))[0..at.tables], 0);
+        @memset(ring.slots, .{ .token = 0, .capacity = 0, .len = 0, .count = 0, .next = 0 });
+        ring.ids.head = 0;
+        ring.ids.tail = 0;
+        for (0..ring.config.size) |id| ring.ids.push(@intCast(id));
+        ring.order.head = 0;
+        ring.order.tail = 0;
+        ring.batch = null;
+        ring.avail = .first;
+        ring.used = .first;
+        ring.free = ring.config.size;
+        ring.any = false;
+    }
+
+    /// What a device that knows nothing is told as VHOST_USER_SET_VRING_BASE: the first buffer that
+    /// did not come back.
+    pub fn base(ring: *const DriverPacked) u32 {
+        return ring.used.word() | @as(u32, ring.used.word()) << 16;
+    }
+
+    /// Descriptors that the device has, or will have at `publish`.
+    pub inline fn outstanding(ring: *const DriverPacked) u32 {
+        return ring.config.size - ring.free;
+    }
+
+    // Chains.
+
+    /// Offers a buffer: `out` for the device to read, then `in` for it to write, at least one piece.
+    pub fn add(ring: *DriverPacked, out: []const Piece, in: []const Piece, token: u32, how: How) Error!void {
+        const count = out.len + in.len;
+        std.debug.assert(count > 0);
+        const needed: u32 = if (how == .direct) @intCast(count) else 1;
+        if (ring.free < needed or ring.ids.count() == 0) return error.Full;
+        if (how == .indirect and count > ring.config.table_entries) return error.Full;
+        const id = ring.ids.pop();
+        const slot = &ring.slots[id];
+        slot.token = token;
+        slot.capacity = driver_entry.total(in);
+        slot.count = @intCast(needed);
+        switch (how) {
+            .direct => for (0..count) |i| {
+                const writable = i >= out.len;
+                const piece = if (writable) in[i - out.len] else out[i];
+                const more = i + 1 < count;
+                ring.put(piece, id, (if (writable) spec.desc_write else 0) | (if (more) spec.desc_next else 0));
+            },
+            .indirect => ring.put(ring.fillTable(id, out, in), id, spec.desc_indirect),
+        }
+        if (ring.in_order) ring.order.push(id);
+    }
+
+    /// The table's entries come in sequence: of their flags only WRITE counts (2.8.7).
+    fn fillTable(ring: *DriverPacked, id: u16, out: []const Piece, in: []const Piece) Piece {
+        const first = @as(usize, id) * ring.config.table_entries;
+        const table = ring.tables + first;
+        for (out, 0..) |piece, i| table[i] = .{ .addr = piece.gpa, .len = piece.len, .id = 0, .flags = 0 };
+        for (in, out.len..) |piece, i| {
+            table[i] = .{ .addr = piece.gpa, .len = piece.len, .id = 0, .flags = spec.desc_write };
+        }
+        return .{
+            .gpa = ring.tables_gpa + first * @sizeOf(spec.PackedDesc),
+            .len = @intCast((out.len + in.len) * @sizeOf(spec.PackedDesc)),
+        };
+    }
+
+    /// Writes the next descriptor, all of it before its flags.
+    inline fn put(ring: *DriverPacked, piece: Piece, id: u16, flags: u16) void {
+        @setRuntimeSafety(false);
+        const place = ring.avail;
+        const all = flags | if (place.wrap) spec.desc_avail else spec.desc_used;
+        const word = piece.len | @as(u64, id) << 32 | @as(u64, all) << 48;
+        @atomicStore(u64, &ring.desc[place.index].addr, piece.gpa, .unordered);
+        if (ring.any) {
+            @atomicStore(u64, ring.wordAt(place.index), word, .monotonic);
+        } else {
+            ring.any = true;
+            ring.first_place = place;
+            ring.first_word = word;
+        }
+        ring.avail.advance(1, ring.config.size);
+        ring.free -= 1;
+    }
+
+    /// Takes back buffers that the device is done with, at most `items.len`; returns how many.
+    pub fn reap(ring: *DriverPacked, items: []Item) Broken!u32 {
+        for (items, 0..) |*item, count| {
+            const used = try ring.takeUsed() orelse return @intCast(count);
+            const slot = &ring.slots[used.id];
+            item.* = .{ .token = slot.token, .len = used.len };
+            slot.count = 0;
+            ring.ids.push(used.id);
+        }
+        return @intCast(items.len);
+    }
+
+    // Slots.
+
+    /// Says once where the buffer of a slot lies.
+    pub fn fix(ring: *DriverPacked, slot: u16, piece: Piece, writable: bool) void {
+        ring.slots[slot].len = piece.len;
+        ring.slots[slot].token = slot;
+        ring.slots[slot].capacity = if (writable) piece.len else 0;
+        ring.addresses[slot] = piece.gpa;
+    }
+
+    /// Offers fixed slots that the driver has, with as many bytes of each, at least one, as its item
+    /// says.
+    pub fn offer(ring: *DriverPacked, items: []const Item) void {
+        @setRuntimeSafety(false);
+        for (items) |item| {
+            const slot = &ring.slots[item.token];
+            std.debug.assert(slot.count == 0);
+            slot.count = 1;
+            const writable = slot.capacity != 0;
+            if (writable) slot.capacity = item.len;
+            const piece: Piece = .{ .gpa = ring.addresses[item.token], .len = item.len };
+            ring.put(piece, @truncate(item.token), if (writable) spec.desc_write else 0);
+            if (ring.in_order) ring.order.push(@truncate(item.token));
+        }
+    }
+
+    /// As `reap`, for slots.
+    pub fn reapSlots(ring: *DriverPacked, items: []Item) Broken!u32 {
+        @setRuntimeSafety(false);
+        for (items, 0..) |*item, count| {
+            const used = (if (ring.in_order) try ring.takeUsed() else try ring.takeDescriptor()) orelse
+                return @intCast(count);
+            ring.slots[used.id].count = 0;
+            item.* = .{ .token = used.id, .len = used.len };
+        }
+        return @intCast(items.len);
+    }
+
+    // Both.
+
+    /// Reads the used descriptor that may stand at the used place.
+    inline fn descriptor(ring: *const DriverPacked) Broken!?Used {
+        @setRuntimeSafety(false);
+        const word = @atomicLoad(u64, ring.wordAt(ring.used.index), .acquire);
+        const flags: u16 = @truncate(word >> 48);
+        if (!isUsed(flags, ring.used.wrap)) return null;
+        const id: u16 = @truncate(word >> 32);
+        if (id >= ring.config.size or ring.slots[id].count == 0) return error.BadUsedId;
+        // Without WRITE the length means nothing (2.8.4).
+        return .{ .id = id, .len = if (flags & spec.desc_write != 0) @truncate(word) else 0 };
+    }
+
+    inline fn takeDescriptor(ring: *DriverPacked) Broken!?Used {
+        const used = try ring.descriptor() orelse return null;
+        ring.skip(used.id);
+        return used;
+    }
+
+    /// With IN_ORDER one used descriptor may stand for a batch, of which it names the last; all
+    /// before that were used to the full, and have no descriptor of their own (2.8.12).
+    fn takeUsed(ring: *DriverPacked) Broken!?Used {
+        if (!ring.in_order) return ring.takeDescriptor();
+        const batch = ring.batch orelse try ring.descriptor() orelse return null;
+        if (ring.order.count() == 0) return error.BadUsedId;
+        const id = ring.order.pop();
+        ring.skip(id);
+        ring.batch = if (id == batch.id) null else batch;
+        return if (id == batch.id) batch else .{ .id = id, .len = ring.slots[id].capacity };
+    }
+
+    inline fn skip(ring: *DriverPacked, id: u16) void {
+        @setRuntimeSafety(false);
+        const count = ring.slots[id].count;
+        ring.used.advance(count, ring.config.size);
+        ring.free += count;
+    }
+
+    /// Shows the device all that was offered.
+    pub inline fn publish(ring: *DriverPacked) Published {
+        @setRuntimeSafety(false);
+        if (!ring.any) return .{};
+        ring.any = false;
+        @atomicStore(u64, ring.wordAt(ring.first_place.index), ring.first_word, .release);
+        return .{ .from = ring.first_place.word(), .to = ring.avail.word(), .any = true };
+    }
+
+    /// Whether the device wants a kick for what `publish` showed it (2.8.10). A full fence lies
+    /// between the two.
+    pub fn wantsKick(ring: *const DriverPacked, shown: Published) bool {
+        const raw = @atomicLoad(u32, @as(*const u32, @ptrCast(ring.device_event)), .monotonic);
+        const flags: u16 = @truncate(raw >> 16);
+        if (flags == spec.Event.disable) return false;
+        if (flags != spec.Event.at_desc or !ring.event_idx) return true;
+        return packed_place.crossed(.of(@truncate(raw)), .of(shown.from), .of(shown.to), ring.config.size);
+    }
+
+    /// Asks for a call at the next used buffer. A full fence and `pending` must follow.
+    pub fn arm(ring: *DriverPacked) void {
+        ring.setEvent(if (ring.event_idx)
+            .{ .offset_wrap = ring.used.word(), .flags = spec.Event.at_desc }
+        else
+            .{ .offset_wrap = 0, .flags = spec.Event.enable });
+    }
+
+    /// Asks for no calls.
+    pub fn disarm(ring: *DriverPacked) void {
+        ring.setEvent(.{ .offset_wrap = 0, .flags = spec.Event.disable });
+    }
+
+    fn setEvent(ring: *DriverPacked, event: spec.Event) void {
+        @atomicStore(u32, @as(*u32, @ptrCast(ring.driver_event)), @bitCast(event), .monotonic);
+    }
+
+    pub inline fn pending(ring: *const DriverPacked) bool {
+        const word = @atomicLoad(u64, ring.wordAt(ring.used.index), .acquire);
+        return ring.batch != null or isUsed(@truncate(word >> 48), ring.used.wrap);
+    }
+
+    inline fn wordAt(ring: *const DriverPacked, index: u16) *u64 {
+        @setRuntimeSafety(false);
+        return @ptrCast(@alignCast(&ring.desc[index].len));
+    }
+};
+
+inline fn isUsed(flags: u16, wrap: bool) bool {
+    return flags & avail_used == if (wrap) avail_used else 0;
+}
+
+test "what is sent arrives whole and in order, by every feature and in rings of every kind of size" {
+    const rig = @import("driver_rig.zig");
+    try rig.expectAllPass(DriverPacked, &.{ 1, 2, 3, 7, 64, 100, 256 }, @as(u64, 1) << spec.Feature.ring_packed);
+}
+
+test "indexes and wrap counters go round" {
+    const rig = @import("driver_rig.zig");
+    try rig.expectEndures(DriverPacked, @as(u64, 1) << spec.Feature.ring_packed | 1 << 32 | 1 << 15, 64);
+}
