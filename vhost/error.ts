@@ -4,7 +4,7 @@
  * @module
  */
 
-/** A peer broke the protocol. */
+/** A peer broke the protocol: the session ends. */
 export class ProtocolError extends Error {
   override name = "ProtocolError";
 }
@@ -15,12 +15,14 @@ export class ProtocolError extends Error {
  */
 export class RefusedError extends ProtocolError {
   override name = "RefusedError";
-  /** As the specification has it, without `VHOST_USER_`; of an unknown request, its number. */
-  readonly request: string;
+}
 
-  /** @param problem *What: value: what to do*, without a full stop. */
-  constructor(request: string, problem: string) {
-    super(`${request} refused: ${problem}`);
-    this.request = request;
-  }
+/** The other side answered a request of ours with a nack. */
+export class NackError extends ProtocolError {
+  override name = "NackError";
+}
+
+/** The other side is gone. */
+export class HangupError extends ProtocolError {
+  override name = "HangupError";
 }

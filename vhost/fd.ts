@@ -35,6 +35,11 @@ export class Fd implements Disposable {
     return number;
   }
 
+  /** Hands the descriptor over to a new owner, for one that outlives this. */
+  move(): Fd {
+    return new Fd(this.take(), this.#close);
+  }
+
   /** Closes the descriptor if nobody took it. May be called again. */
   [Symbol.dispose](): void {
     if (this.#number < 0) return;

@@ -1,0 +1,305 @@
+/**
+ * What requests mean: (state, request) -> next state, effects, answer. Pure: nothing is carried out here, and a request
+ * that is refused leaves no trace. `backend.ts` carries the effects out.
+ *
+ * Front ends repeat themselves: QEMU opens one vhost device for each queue pair over one socket and sends most of the
+ * set-up once for each, also while the rings of earlier pairs run. So every request may be repeated unchanged.
+ *
+ * @module
+ */
+import type { Region, VringConfig, VringFd } from "./dataplane.ts";
+import { RefusedError } from "./error.ts";
+import type { Fd } from "./fd.ts";
+import { MemoryTable } from "./memory_table.ts";
+import type { Offer } from "./offer.ts";
+import type { AnswerOf, Negotiation, PayloadOf, Request, RequestName } from "./request.ts";
+import { featureNames, featureSet, hasFeature, limits, protocolFeatureNames, vringFdBits } from "./spec.ts";
+import {
+  checkPlace,
+  configOf,
+  initialVring,
+  isReady,
+  stoppedVring,
+  type VringState,
+  withAddress,
+  withBase,
+  withSize,
+} from "./vring_state.ts";
+
+/** Immutable. */
+export interface SessionState extends Negotiation {
+  readonly offer: Offer;
+  /** Virtio's device status as last set; a note, nothing follows from it. */
+  readonly status: number;
+  /** What NET_SET_MTU said of the guest, in bytes. */
+  readonly mtu: number | undefined;
+  readonly memory: MemoryTable;
+  readonly vrings: readonly VringState[];
+}
+
+/** What is to be done outside the session. Fds are still the request's. */
+export type Effect =
+  | { readonly kind: "setMemory"; readonly regions: readonly Region[]; readonly fds: readonly Fd[] }
+  | { readonly kind: "addRegion"; readonly region: Region; readonly fd: Fd }
+  | { readonly kind: "removeRegion"; readonly region: Region }
+  | { readonly kind: "startVring"; readonly index: number; readonly config: VringConfig }
+  /** The base that it yields is for `afterStop`, if it is to be kept. */
+  | { readonly kind: "stopVring"; readonly index: number; readonly keepBase: boolean }
+  | { readonly kind: "enableVring"; readonly index: number; readonly enabled: boolean }
+  | { readonly kind: "setVringFd"; readonly index: number; readonly which: VringFd; readonly fd: Fd | undefined }
+  /** The socket for requests of ours, to be kept as long as the session. */
+  | { readonly kind: "keepRequestSocket"; readonly fd: Fd };
+
+/** What follows from a request. */
+export interface Step<A = unknown> {
+  readonly state: SessionState;
+  /** In order. */
+  readonly effects: readonly Effect[];
+  /** The payload of the answer, for requests that have one: from the state after the effects. */
+  readonly answer?: (after: SessionState) => A;
+}
+
+type Handler<N extends RequestName> = (
+  state: SessionState,
+  payload: PayloadOf<N>,
+  fds: readonly Fd[],
+) => Step<AnswerOf<N>>;
+
+/** A connection before its first message. */
+export function initialSession(offer: Offer): SessionState {
+  return {
+    offer,
+    features: undefined,
+    protocolFeatures: 0n,
+    status: 0,
+    mtu: undefined,
+    memory: MemoryTable.empty,
+    vrings: Array.from({ length: 2 * offer.queuePairs }, (_, index) => initialVring(index)),
+  };
+}
+
+/** Throws `RefusedError`. */
+export function step(state: SessionState, { name, payload, fds }: Request): Step {
+  const handler = handlers[name] as unknown as Handler<typeof name> | undefined;
+  if (handler === undefined) throw new RefusedError("this back end cannot do it");
+  return handler(state, payload as never, fds);
+}
+
+/** The state after a `stopVring` effect yielded the ring's base. */
+export function afterStop(state: SessionState, index: number, base: number): SessionState {
+  return withVring(state, { ...state.vrings[index]!, base });
+}
+
+/** Whether any ring runs. */
+export function isRunning(state: SessionState): boolean {
+  return state.vrings.some((vring) => vring.running !== undefined);
+}
+
+const handlers: { readonly [N in RequestName]?: Handler<N> } = {
+  GET_FEATURES: (state) => answered(state, () => state.offer.features),
+  SET_FEATURES: setFeatures,
+  SET_OWNER: unchanged,
+  // "It is recommended that back-ends either ignore this message, or use it to disable all rings."
+  RESET_OWNER: unchanged,
+  SET_MEM_TABLE: setMemoryTable,
+  SET_VRING_NUM: (state, { index, num }) => configured(state, withSize(vringOf(state, index), num)),
+  SET_VRING_ADDR: (state, address) => configured(state, withAddress(vringOf(state, address.index), address)),
+  SET_VRING_BASE: (state, { index, num }) => configured(state, withBase(vringOf(state, index), num)),
+  GET_VRING_BASE: getVringBase,
+  SET_VRING_KICK: setKick,
+  SET_VRING_CALL: (state, payload, fds) => setEventfd(state, "call", payload, fds),
+  SET_VRING_ERR: (state, payload, fds) => setEventfd(state, "err", payload, fds),
+  GET_PROTOCOL_FEATURES: (state) => answered(state, () => state.offer.protocolFeatures),
+  SET_PROTOCOL_FEATURES: setProtocolFeatures,
+  GET_QUEUE_NUM: (state) => answered(state, () => BigInt(state.offer.queuePairs)),
+  SET_VRING_ENABLE: enableVring,
+  NET_SET_MTU: setMtu,
+  SET_BACKEND_REQ_FD: (state, _payload, [fd]) => ({ state, effects: [{ kind: "keepRequestSocket", fd: fd! }] }),
+  RESET_DEVICE: resetDevice,
+  GET_MAX_MEM_SLOTS: (state) => answered(state, () => BigInt(limits.memorySlots)),
+  ADD_MEM_REG: addRegion,
+  REM_MEM_REG: removeRegion,
+  SET_STATUS: setStatus,
+  GET_STATUS: (state) => answered(state, () => BigInt(state.status)),
+};
+
+function unchanged(state: SessionState): Step<never> {
+  return { state, effects: [] };
+}
+
+function answered<A>(state: SessionState, answer: (after: SessionState) => A): Step<A> {
+  return { state, effects: [], answer };
+}
+
+function vringOf(state: SessionState, index: number): VringState {
+  const vring = state.vrings[index];
+  if (vring !== undefined) return vring;
+  throw new RefusedError(`ring ${index}: this port has rings 0 to ${state.vrings.length - 1}`);
+}
+
+function withVring(state: SessionState, vring: VringState): SessionState {
+  return { ...state, vrings: state.vrings.with(vring.index, vring) };
+}
+
+/** Takes a ring's new configuration over, and starts the ring if that was all it waited for. */
+function configured(before: SessionState, vring: VringState): Step<never> {
+  const state = withVring(before, vring);
+  if (state.features === undefined || !isReady(vring)) return { state, effects: [] };
+  if (state.memory.regions.length === 0) {
+    throw new RefusedError(
+      `ring ${vring.index} has addresses, but no guest memory was given: ` +
+        "guest RAM is not shared: use -object memory-backend-memfd,share=on",
+    );
+  }
+  const config = configOf(vring, state.features, state.memory);
+  return {
+    state: withVring(state, { ...vring, running: config }),
+    effects: [{ kind: "startVring", index: vring.index, config }],
+  };
+}
+
+/** Does one thing after the other. */
+function chained(state: SessionState, steps: Iterable<(state: SessionState) => Step<never>>): Step<never> {
+  const effects: Effect[] = [];
+  for (const next of steps) {
+    const done = next(state);
+    state = done.state;
+    effects.push(...done.effects);
+  }
+  return { state, effects };
+}
+
+/** Under running rings only LOG_ALL may change: at a migration's start and end. */
+function setFeatures(before: SessionState, features: bigint): Step<never> {
+  const extra = features & ~before.offer.features;
+  if (extra !== 0n) throw new RefusedError(`features ${featureNames(extra).join(", ")} were not offered`);
+  const changed = (features ^ (before.features ?? 0n)) & ~featureSet(["LOG_ALL"]);
+  if (isRunning(before) && changed !== 0n) {
+    throw new RefusedError(`features ${featureNames(changed).join(", ")} change while rings run: stop the rings first`);
+  }
+  const state = { ...before, features };
+  return chained(state, [
+    ...state.vrings.map(({ index }) => (now: SessionState) => configured(now, now.vrings[index]!)),
+    // Without PROTOCOL_FEATURES there is no SET_VRING_ENABLE (vhost-user, Ring states).
+    ...hasFeature(features, "PROTOCOL_FEATURES")
+      ? []
+      : state.vrings.map(({ index }) => (now: SessionState) => enabled(now, index, true)),
+  ]);
+}
+
+function setProtocolFeatures(state: SessionState, protocolFeatures: bigint): Step<never> {
+  const extra = protocolFeatures & ~state.offer.protocolFeatures;
+  if (extra !== 0n) {
+    throw new RefusedError(`protocol features ${protocolFeatureNames(extra).join(", ")} were not offered`);
+  }
+  if (isRunning(state) && protocolFeatures !== state.protocolFeatures) {
+    const changed = protocolFeatureNames(protocolFeatures ^ state.protocolFeatures).join(", ");
+    throw new RefusedError(`protocol features ${changed} change while rings run: stop the rings first`);
+  }
+  return unchanged({ ...state, protocolFeatures });
+}
+
+function withMemory(before: SessionState, memory: MemoryTable, effect: Effect): Step<never> {
+  for (const vring of before.vrings) checkPlace(vring, memory);
+  return { state: { ...before, memory }, effects: [effect] };
+}
+
+function setMemoryTable(state: SessionState, regions: readonly Region[], fds: readonly Fd[]): Step<never> {
+  return withMemory(state, MemoryTable.of(regions), { kind: "setMemory", regions, fds });
+}
+
+/** QEMU adds the same region once for each queue pair, each time with an fd of its own for the same file. */
+function addRegion(state: SessionState, region: Region, [fd]: readonly Fd[]): Step<never> {
+  if (state.memory.same(region) !== undefined) return unchanged(state);
+  return withMemory(state, state.memory.plus(region), { kind: "addRegion", region, fd: fd! });
+}
+
+/** QEMU removes the same region once for each queue pair. */
+function removeRegion(state: SessionState, named: Region): Step<never> {
+  const region = state.memory.find(named);
+  if (region === undefined) return unchanged(state);
+  return withMemory(state, state.memory.minus(region), { kind: "removeRegion", region });
+}
+
+function vringFdOf(state: SessionState, which: VringFd, payload: bigint, [fd]: readonly Fd[]) {
+  if ((payload & ~(vringFdBits.index | vringFdBits.noFd)) !== 0n) {
+    throw new RefusedError(`ring and flag 0x${payload.toString(16)}: bits above 8 have no meaning`);
+  }
+  const vring = vringOf(state, Number(payload & vringFdBits.index));
+  const effect: Effect = { kind: "setVringFd", index: vring.index, which, fd };
+  return { vring, effect };
+}
+
+function setEventfd(state: SessionState, which: VringFd, payload: bigint, fds: readonly Fd[]): Step<never> {
+  return { state, effects: [vringFdOf(state, which, payload, fds).effect] };
+}
+
+function setKick(state: SessionState, payload: bigint, fds: readonly Fd[]): Step<never> {
+  const { vring, effect } = vringFdOf(state, "kick", payload, fds);
+  const start = configured(state, { ...vring, kicked: true });
+  return { state: start.state, effects: [effect, ...start.effects] };
+}
+
+/** Stops the ring if it runs. Its kick and call eventfds go: a restart brings others, as in every back end. */
+function stopped(state: SessionState, index: number, keepBase: boolean): Step<never> {
+  const vring = state.vrings[index]!;
+  const effects: Effect[] = [];
+  if (vring.running !== undefined) effects.push({ kind: "stopVring", index, keepBase });
+  if (vring.kicked) {
+    effects.push({ kind: "setVringFd", index, which: "kick", fd: undefined });
+    effects.push({ kind: "setVringFd", index, which: "call", fd: undefined });
+  }
+  return { state: withVring(state, stoppedVring(vring)), effects };
+}
+
+function getVringBase(state: SessionState, { index }: { index: number }): Step<{ index: number; num: number }> {
+  vringOf(state, index);
+  return { ...stopped(state, index, true), answer: (after) => ({ index, num: after.vrings[index]!.base ?? 0 }) };
+}
+
+function enabled(state: SessionState, index: number, on: boolean): Step<never> {
+  const vring = vringOf(state, index);
+  if (vring.enabled === on) return unchanged(state);
+  return {
+    state: withVring(state, { ...vring, enabled: on }),
+    effects: [{ kind: "enableVring", index, enabled: on }],
+  };
+}
+
+function enableVring(state: SessionState, { index, num }: { index: number; num: number }): Step<never> {
+  vringOf(state, index);
+  if (num > 1) throw new RefusedError(`state of ring ${index}: ${num}: give 0 or 1`);
+  return enabled(state, index, num === 1);
+}
+
+function setMtu(state: SessionState, payload: bigint): Step<never> {
+  const max = state.offer.mtu ?? limits.mtuMax;
+  if (payload < BigInt(limits.mtuMin) || payload > BigInt(max)) {
+    throw new RefusedError(`MTU ${payload}: this port takes ${limits.mtuMin} to ${max}`);
+  }
+  return unchanged({ ...state, mtu: Number(payload) });
+}
+
+/**
+ * QEMU 7.2 sets status 0 before it asks for the rings' bases, others after; a session that forgot positions here would
+ * answer that question wrongly.
+ */
+function setStatus(state: SessionState, status: bigint): Step<never> {
+  if (status > BigInt(limits.status)) throw new RefusedError(`status 0x${status.toString(16)}: it is one byte`);
+  return unchanged({ ...state, status: Number(status) });
+}
+
+/** Memory, protocol features and the connection stay: QEMU, with slots, does not send the memory again. */
+function resetDevice(before: SessionState): Step<never> {
+  const { state, effects } = chained(
+    before,
+    before.vrings.flatMap(({ index }) => [
+      (now: SessionState) => stopped(now, index, false),
+      (now: SessionState) => enabled(now, index, false),
+    ]),
+  );
+  return {
+    state: { ...state, features: undefined, status: 0, vrings: state.vrings.map(({ index }) => initialVring(index)) },
+    effects,
+  };
+}
