@@ -57,6 +57,8 @@ export interface TestpmdOptions {
   readonly queue_size?: number;
   /** true makes the driver listen on its sockets, for a back end that connects. */
   readonly server?: boolean;
+  /** Addresses of its frames vary, so that a switch can spread them over queues. */
+  readonly many_flows?: boolean;
 }
 
 export interface PortCounters {
@@ -129,15 +131,28 @@ export class Testpmd implements AsyncDisposable {
     await this.command(`start tx_first ${bursts}`);
   }
 
-  /** Stops forwarding and takes in what is still under way; afterwards every packet sent is either received or lost. */
-  async drain(): Promise<void> {
+  /**
+   * Stops forwarding and takes in what is still under way; afterwards every packet sent is either received or lost.
+   * Returns how many packets testpmd itself threw away because its transmit ring was full.
+   */
+  async drain(): Promise<number> {
     const summary = await this.command("stop");
-    const dropped = [...summary.matchAll(/[RT]X-dropped: (\d+)/g)].some((match) => match[1] !== "0");
-    if (dropped) throw new Error(`testpmd dropped packets itself: ${summary}`);
+    const dropped = [...summary.matchAll(/-- Forward statistics for port[^]*?TX-dropped: (\d+)/g)];
     await this.command("set fwd rxonly");
     await this.command("start");
     await this.#settled();
     await this.command("stop");
+    return dropped.reduce((sum, match) => sum + Number(match[1]), 0);
+  }
+
+  /** How many packets each queue of a port has received since it was opened. */
+  async queueCounters(port: number): Promise<number[]> {
+    const text = await this.command(`show port xstats ${port}`);
+    return Array.from({ length: this.options.queues ?? 1 }, (_, queue) => {
+      const match = new RegExp(`rx_q${queue}_good_packets: (\\d+)`).exec(text);
+      if (!match) throw new Error(`testpmd's extended statistics have no queue ${queue}: ${text}`);
+      return Number(match[1]);
+    });
   }
 
   async stop(): Promise<void> {
@@ -209,5 +224,6 @@ function testpmdArguments(options: TestpmdOptions): string[] {
     ...devices,
     ...["--", "-i", "--nb-cores=1", "--total-num-mbufs=8192", `--rxq=${queues}`, `--txq=${queues}`],
     ...[`--txd=${queue_size}`, `--rxd=${queue_size}`, "--no-flush-rx", ...destinations],
+    ...(options.many_flows ? ["--txonly-multi-flow"] : []),
   ];
 }

@@ -3,7 +3,7 @@
 
 import { kernelFile } from "./kernel.ts";
 import { findProgram, qemu_command } from "./peers.ts";
-import { eventually, Program } from "./process.ts";
+import { eventually, Program, within } from "./process.ts";
 import { Qmp } from "./qmp.ts";
 
 export interface GuestOptions {
@@ -15,6 +15,8 @@ export interface GuestOptions {
   readonly packed?: boolean;
   readonly in_order?: boolean;
   readonly mac?: string;
+  /** More properties of the device, as QEMU takes them. */
+  readonly device?: string;
   readonly memory_mib?: number;
   readonly cpus?: number;
   /** false gives the guest memory that nobody else can see, which is what a forgotten share=on does. */
@@ -32,6 +34,7 @@ export interface Answer {
 // TCG on a shared machine is slow, and a command may be a 100 MB transfer.
 const boot_timeout_ms = 120_000;
 const command_timeout_ms = 60_000;
+const qmp_timeout_ms = 20_000;
 
 export class LinuxGuest implements AsyncDisposable {
   readonly options: GuestOptions;
@@ -89,6 +92,13 @@ export class LinuxGuest implements AsyncDisposable {
     throw new Error(`in the guest: ${command}: exit code ${answer.status}: ${answer.output}`);
   }
 
+  /** Waits until a test in its shell holds. */
+  async until(condition: string, timeout_ms = 20_000): Promise<void> {
+    await eventually(`in the guest: ${condition}`, timeout_ms, async () => {
+      return (await this.try(condition)).status === 0 || undefined;
+    });
+  }
+
   async setAddress(address: string): Promise<void> {
     await this.run(`ip addr add ${address} dev eth0 && ip link set eth0 up`);
   }
@@ -99,6 +109,30 @@ export class LinuxGuest implements AsyncDisposable {
     return Number(/(\d+) packets received/.exec(output)?.[1] ?? 0);
   }
 
+  /** Waits until the address answers: a peer that was gone may be asked for again by ARP only after a while. */
+  reach(address: string, timeout_ms: number): Promise<void> {
+    return this.until(`ping -c 1 -W 1 ${address}`, timeout_ms);
+  }
+
+  /**
+   * How much each queue has been used: packets where `ethtool -S` has them, as Linux 6.1 does; later ones tell packets
+   * to netlink alone, and kicks (transmit) and interrupts (receive) show the same.
+   */
+  async queueUse(direction: "rx" | "tx", queues: number): Promise<number[]> {
+    const text = await this.run("ethtool -S eth0; grep virtio /proc/interrupts || true");
+    return Array.from({ length: queues }, (_, queue) => {
+      const packets = new RegExp(`${direction}_queue_${queue}_packets: (\\d+)`).exec(text);
+      if (packets) return Number(packets[1]);
+      const kicks = new RegExp(`tx${queue}_kicks: (\\d+)`).exec(text);
+      const interrupts = new RegExp(`^\\s*\\d+:([\\d\\s]+)\\S.*-input\\.${queue}$`, "m").exec(text);
+      if (direction === "tx" && kicks) return Number(kicks[1]);
+      if (direction === "rx" && interrupts) {
+        return interrupts[1]!.trim().split(/\s+/).reduce((sum, n) => sum + Number(n), 0);
+      }
+      throw new Error(`the guest does not tell how much ${direction} queue ${queue} was used: ${text}`);
+    });
+  }
+
   /** Reboots from within, and waits until the guest takes commands again. */
   async reboot(): Promise<void> {
     this.#serial.forget();
@@ -106,9 +140,11 @@ export class LinuxGuest implements AsyncDisposable {
     await this.#serial.until(/@ready\n/, boot_timeout_ms);
   }
 
-  /** Runs a command of QEMU's machine protocol. */
-  qmp(command: string, values: Record<string, unknown> = {}): Promise<unknown> {
-    return this.#qmp.execute(command, values);
+  /** Runs a command of QEMU's machine protocol, and waits for the event that it brings. */
+  async qmp(command: string, values: Record<string, unknown> = {}, event?: string): Promise<void> {
+    // A QEMU that waits for its back end answers nobody.
+    await within(`QMP command ${command}`, qmp_timeout_ms, this.#qmp.execute(command, values));
+    if (event) await within(`${event} after QMP command ${command}`, qmp_timeout_ms, this.#qmp.until(event));
   }
 
   async unbindDriver(): Promise<string> {
@@ -150,6 +186,7 @@ async function qemuArguments(options: GuestOptions, control: string): Promise<st
   const version = await qemuVersion();
   const device = [
     "virtio-net-pci",
+    "id=nic0",
     "netdev=net0",
     "disable-legacy=on",
     "romfile=",
@@ -159,6 +196,7 @@ async function qemuArguments(options: GuestOptions, control: string): Promise<st
   if (options.packed) device.push("packed=on");
   if (options.in_order) device.push("in_order=on");
   if (options.mac) device.push(`mac=${options.mac}`);
+  if (options.device) device.push(options.device);
   const mode = options.listen ? "server=on,wait=off" : version < 10 ? "reconnect=1" : "reconnect-ms=1000";
   const network = options.socket
     ? [
@@ -168,7 +206,18 @@ async function qemuArguments(options: GuestOptions, control: string): Promise<st
     : ["-netdev", "user,id=net0"];
   return [
     ...["-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio"],
-    ...["-machine", "pc", "-accel", "tcg", "-cpu", "max", "-smp", `${options.cpus ?? 1}`, "-m", `${memory_mib}M`],
+    ...[
+      "-machine",
+      "pc",
+      "-accel",
+      "tcg",
+      "-cpu",
+      "max",
+      "-smp",
+      `${options.cpus ?? 1}`,
+      "-m",
+      `${memory_mib}M,slots=2,maxmem=2G`,
+    ],
     ...[
       "-object",
       `memory-backend-memfd,id=memory0,size=${memory_mib}M,share=${options.share === false ? "off" : "on"}`,

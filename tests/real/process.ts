@@ -154,3 +154,16 @@ export async function eventually<T>(
     await new Promise((resolve) => setTimeout(resolve, pause_ms));
   }
 }
+
+/** Gives up on something that takes too long; what becomes of it then is not looked at. */
+export async function within<T>(what: string, timeout_ms: number, result: Promise<T>): Promise<T> {
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`waited ${timeout_ms} ms in vain: ${what}`)), timeout_ms);
+  });
+  try {
+    return await Promise.race([result, late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}

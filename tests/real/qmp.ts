@@ -1,8 +1,16 @@
-// QEMU's control socket: one command at a time, and the events between them passed over.
+// QEMU's control socket: one command at a time, and the events that follow it.
+
+interface Message {
+  readonly return?: unknown;
+  readonly error?: { readonly desc: string };
+  readonly event?: string;
+}
 
 export class Qmp {
   readonly #connection: Deno.UnixConn;
   readonly #lines: ReadableStreamDefaultReader<string>;
+  /** Those that have come since the last command was given. */
+  #events: string[] = [];
 
   private constructor(connection: Deno.UnixConn) {
     this.#connection = connection;
@@ -19,13 +27,17 @@ export class Qmp {
   async execute(command: string, values: Record<string, unknown> = {}): Promise<unknown> {
     const bytes = new TextEncoder().encode(JSON.stringify({ execute: command, arguments: values }));
     for (let sent = 0; sent < bytes.length;) sent += await this.#connection.write(bytes.subarray(sent));
+    this.#events = [];
     while (true) {
-      const { value, done } = await this.#lines.read();
-      if (done) throw new Error(`QMP command ${command}: QEMU closed its control socket`);
-      const message = JSON.parse(value) as { return?: unknown; error?: { desc: string } };
+      const message = await this.#next();
       if (message.error) throw new Error(`QMP command ${command}: ${message.error.desc}`);
       if (message.return !== undefined) return message.return;
     }
+  }
+
+  /** Waits until QEMU has told this event since the last command was given. */
+  async until(event: string): Promise<void> {
+    while (!this.#events.includes(event)) await this.#next();
   }
 
   /** Call once; QEMU may be gone already. */
@@ -36,6 +48,14 @@ export class Qmp {
     } catch (reason) {
       if (!(reason instanceof Deno.errors.BadResource)) throw reason;
     }
+  }
+
+  async #next(): Promise<Message> {
+    const { value, done } = await this.#lines.read();
+    if (done) throw new Error("QEMU closed its control socket");
+    const message = JSON.parse(value) as Message;
+    if (message.event !== undefined) this.#events.push(message.event);
+    return message;
   }
 }
 

@@ -1,0 +1,117 @@
+// `vhostctl serve` as a program, watched through the lines of JSON that it prints.
+
+import { resolve } from "node:path";
+import { describe, eventually, Program } from "./process.ts";
+
+/** The program under test: $VHOSTCTL, else the one of the source tree. */
+export const vhostctl = Deno.env.get("VHOSTCTL") ?? resolve(import.meta.dirname!, "../../scripts/vhostctl");
+
+/** One line of its output. */
+export interface ServeRecord {
+  readonly event: string;
+  /** What happened to one port has its name. */
+  readonly port?: string;
+  readonly [field: string]: unknown;
+}
+
+/** `packets`, `bytes`, `drop_no_buffer` and so on. */
+export type Counters = Readonly<Record<string, number>>;
+
+export interface PortReport {
+  readonly port: string;
+  readonly state: string;
+  readonly to_guest: Counters;
+  readonly from_guest: Counters;
+}
+
+// The source tree may have to be built first.
+const start_timeout_ms = 180_000;
+const event_timeout_ms = 30_000;
+
+export class Serve implements AsyncDisposable {
+  readonly program: Program;
+  readonly #records: ServeRecord[] = [];
+  #read = 0;
+
+  private constructor(program: Program) {
+    this.program = program;
+  }
+
+  /** Starts it, and waits until it says that it is ready. */
+  static async start(...args: string[]): Promise<Serve> {
+    const serve = new Serve(new Program(vhostctl, ["serve", "--json", "--stats", "0.5", ...args]));
+    try {
+      await serve.until("ready", {}, { timeout_ms: start_timeout_ms });
+    } catch (reason) {
+      await serve.program.stop("SIGKILL");
+      throw reason;
+    }
+    return serve;
+  }
+
+  /** Everything told so far. */
+  get records(): readonly ServeRecord[] {
+    const text = this.program.since(this.#read);
+    const whole = text.slice(0, text.lastIndexOf("\n") + 1);
+    this.#read += whole.length;
+    for (const line of whole.split("\n")) if (line.startsWith("{")) this.#records.push(JSON.parse(line));
+    return this.#records;
+  }
+
+  /** A place to give to `until`: it then minds only what comes later. */
+  get now(): number {
+    return this.records.length;
+  }
+
+  /** Waits until an event with these fields has been told. */
+  until(
+    event: string,
+    fields: Readonly<Record<string, unknown>> = {},
+    { from = 0, timeout_ms = event_timeout_ms }: { from?: number; timeout_ms?: number } = {},
+  ): Promise<ServeRecord> {
+    const wanted = (record: ServeRecord) =>
+      record.event === event && Object.entries(fields).every(([field, value]) => record[field] === value);
+    return eventually(`${JSON.stringify({ event, ...fields })} from serve`, timeout_ms, () => {
+      const found = this.records.slice(from).find(wanted);
+      if (!found && !this.program.running) {
+        throw new Error(`serve ended by itself: ${this.program.since().slice(-4000)}`);
+      }
+      return found;
+    }, 20);
+  }
+
+  /** Counters of all ports by name, as they are from now on. */
+  async ports(): Promise<Map<string, PortReport>> {
+    return byName(await this.until("stats", {}, { from: this.now }));
+  }
+
+  /** Ends it as a user does, and returns the last counters. */
+  async finish(): Promise<Map<string, PortReport>> {
+    const status = await this.program.stop("SIGTERM");
+    if (status.code !== 0) {
+      throw new Error(`serve ended with ${describe(status)}: ${this.program.since().slice(-4000)}`);
+    }
+    const summary = this.records.findLast((record) => record.event === "summary");
+    if (!summary) throw new Error(`serve told no summary: ${this.program.since().slice(-4000)}`);
+    return byName(summary);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.program.stop("SIGKILL");
+  }
+}
+
+/** Packets that were dropped in either direction, by reason; empty when there were none. */
+export function drops(port: PortReport): Record<string, number> {
+  const found: Record<string, number> = {};
+  for (const counters of [port.to_guest, port.from_guest]) {
+    for (const [name, count] of Object.entries(counters)) {
+      if (name.startsWith("drop_") && count > 0) found[name] = (found[name] ?? 0) + count;
+    }
+  }
+  return found;
+}
+
+function byName(record: ServeRecord): Map<string, PortReport> {
+  return new Map((record["ports"] as PortReport[]).map((port) => [port.port, port]));
+}
