@@ -117,6 +117,8 @@ pub const Switch = struct {
             targets[i] = self.target(input, frame, number) orelse continue;
             left |= bit;
         }
+        // First: another worker may learn the destination of a flow in the middle of a burst.
+        if (flooded != 0) self.flood(input, burst, flooded, notices);
         while (left != 0) {
             const key = targets[@ctz(left)];
             const same = sameAsFirst(&targets, left);
@@ -125,7 +127,6 @@ pub const Switch = struct {
             notices.add(vring, burst.deliver(vring, same, port.mtu));
             left &= ~same;
         }
-        if (flooded != 0) self.flood(input, burst, flooded, notices);
     }
 
     /// The receiver's ring as a number, or null with the drop counted.
