@@ -346,3 +346,84 @@ test "indexes and wrap counters go round" {
     const rig = @import("driver_rig.zig");
     try rig.expectEndures(DriverPacked, @as(u64, 1) << spec.Feature.ring_packed | 1 << 32 | 1 << 15, 64);
 }
+
+test "slots come back by number, whatever was negotiated" {
+    const rig = @import("driver_rig.zig");
+    for ([_]u64{ 0, 1 << 32, 1 << 15 | 1 << 29, 1 << 32 | 1 << 35 }) |features| {
+        try rig.expectSlotsPass(DriverPacked, features | 1 << spec.Feature.ring_packed, 65);
+    }
+}
+
+test "kicks and calls are wanted when asked for" {
+    const rig = @import("driver_rig.zig");
+    try rig.expectNotices(DriverPacked, 1 << spec.Feature.ring_packed, 7);
+    try rig.expectNotices(DriverPacked, 1 << spec.Feature.ring_packed | 1 << 29, 7);
+}
+
+const TestRing = struct {
+    memory: [16 << 10]u8 align(64),
+    ring: DriverPacked,
+
+    fn init(self: *TestRing, features: u64) !void {
+        self.ring = try .create(std.testing.allocator, &self.memory, 0, .{ .size = 7, .features = features });
+    }
+
+    fn deinit(self: *TestRing) void {
+        self.ring.destroy(std.testing.allocator);
+    }
+
+    /// Adds chains of so many pieces, each of 10 bytes to be written; tokens count from 100.
+    fn addChains(self: *TestRing, lengths: []const usize) !void {
+        const piece: Piece = .{ .gpa = 4096, .len = 10 };
+        const pieces: [8]Piece = @splat(piece);
+        for (lengths, 100..) |count, token| try self.ring.add(&.{}, pieces[0..count], @intCast(token), .direct);
+        _ = self.ring.publish();
+    }
+
+    fn use(self: *TestRing, at: u16, wrap: bool, id: u16, len: u32) void {
+        const flags: u16 = if (wrap) avail_used | spec.desc_write else spec.desc_write;
+        const word = len | @as(u64, id) << 32 | @as(u64, flags) << 48;
+        @atomicStore(u64, self.ring.wordAt(at), word, .release);
+    }
+};
+
+test "one used descriptor may stand for a batch, and the next one skips it, over the end of the ring" {
+    var self: TestRing = undefined;
+    try self.init(1 << spec.Feature.in_order);
+    defer self.deinit();
+    try self.addChains(&.{ 1, 2, 1 });
+    self.use(0, true, 2, 7);
+    var items: [2]Item = undefined;
+    try std.testing.expectEqual(2, try self.ring.reap(&items));
+    try std.testing.expectEqual([2]Item{ .{ .token = 100, .len = 10 }, .{ .token = 101, .len = 20 } }, items);
+    try std.testing.expect(self.ring.pending());
+    try std.testing.expectEqual(1, try self.ring.reap(&items));
+    try std.testing.expectEqual(Item{ .token = 102, .len = 7 }, items[0]);
+    try self.addChains(&.{ 2, 3, 1 });
+    self.use(4, true, 4, 5);
+    try std.testing.expectEqual(2, try self.ring.reap(&items));
+    try std.testing.expectEqual([2]Item{ .{ .token = 100, .len = 20 }, .{ .token = 101, .len = 5 } }, items);
+    self.use(2, false, 5, 1);
+    try std.testing.expectEqual(1, try self.ring.reap(&items));
+    try std.testing.expectEqual(Item{ .token = 102, .len = 1 }, items[0]);
+    try std.testing.expectEqual(0, self.ring.outstanding());
+}
+
+test "a device that uses what it was not given is found out" {
+    const cases = [_]struct { features: u64, id: u16, used: u32 }{
+        .{ .features = 0, .id = 7, .used = 1 },
+        .{ .features = 0, .id = 2, .used = 1 },
+        .{ .features = 0, .id = 0, .used = 2 },
+        .{ .features = 1 << spec.Feature.in_order, .id = 2, .used = 1 },
+        .{ .features = 1 << spec.Feature.in_order, .id = 0, .used = 2 },
+    };
+    for (cases) |case| {
+        var self: TestRing = undefined;
+        try self.init(case.features);
+        defer self.deinit();
+        try self.addChains(&.{ 2, 1 });
+        for (0..case.used) |i| self.use(@intCast(2 * i), true, case.id, 0);
+        var items: [8]Item = undefined;
+        try std.testing.expectError(error.BadUsedId, self.ring.reap(&items));
+    }
+}

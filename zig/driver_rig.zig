@@ -268,6 +268,10 @@ pub fn Rig(comptime Driver: type) type {
             return chain;
         }
 
+        fn addressOf(_: *const Self, token: u32, first: u32) u64 {
+            return gpa_base + buffers_at + @as(u64, first + token) * buffer_bytes;
+        }
+
         fn bytesOf(self: *Self, piece: Piece) []u8 {
             return self.host[piece.gpa - gpa_base ..][0..piece.len];
         }
@@ -374,4 +378,78 @@ pub fn expectEndures(comptime Driver: type, features: u64, size: u32) !void {
     const rig: *Rig(Driver) = try .create(.{ .features = features, .size = size, .pieces_max = 1 });
     defer rig.destroy();
     while (rig.arrived < 200_000) try rig.round();
+}
+
+/// Fixed slots carry frames as chains do, and come back by number.
+pub fn expectSlotsPass(comptime Driver: type, features: u64, size: u32) !void {
+    const rig: *Rig(Driver) = try .create(.{ .features = features, .size = size });
+    defer rig.destroy();
+    const header_bytes = spec.NetHeader.size(features);
+    const count: u32 = @min(size, 64);
+    var sends: [64]Item = undefined;
+    var receives: [64]Item = undefined;
+    for (0..count) |i| {
+        const sender: Piece = .{ .gpa = gpa_base + buffers_at + i * buffer_bytes, .len = 100 };
+        const receiver: Piece = .{ .gpa = sender.gpa + tokens * buffer_bytes, .len = 1500 };
+        rig.from.driver.fix(@intCast(i), sender, false);
+        rig.to.driver.fix(@intCast(i), receiver, true);
+        sends[i] = .{ .token = @intCast(i), .len = 0 };
+        receives[i] = .{ .token = @intCast(i), .len = 1500 };
+    }
+    var number: u32 = 0;
+    while (number < 150_000) : (number += count) {
+        for (sends[0..count], 0..) |*item, i| {
+            item.len = header_bytes + 60 + (number + @as(u32, @intCast(i))) % 1000;
+            const bytes = rig.bytesOf(.{ .gpa = rig.addressOf(item.token, 0), .len = item.len });
+            writeNumber(bytes, number + @as(u32, @intCast(i)));
+        }
+        rig.to.driver.offer(receives[0..count]);
+        rig.from.driver.offer(sends[0..count]);
+        _ = rig.to.driver.publish();
+        _ = rig.from.driver.publish();
+        rig.burst.collect(&rig.from.device);
+        try std.testing.expectEqual(count, rig.burst.count);
+        _ = rig.burst.deliver(&rig.to.device, ~@as(u64, 0) >> @intCast(64 - count), 0);
+        _ = rig.burst.giveBack(&rig.from.device);
+        try std.testing.expectEqual(count, try rig.from.driver.reapSlots(&sends));
+        try std.testing.expectEqual(count, try rig.to.driver.reapSlots(&receives));
+        for (receives[0..count], 0..) |*item, i| {
+            const expected = number + @as(u32, @intCast(i));
+            try std.testing.expectEqual(header_bytes + 60 + expected % 1000, item.len);
+            const bytes = rig.bytesOf(.{ .gpa = rig.addressOf(item.token, tokens), .len = item.len });
+            try std.testing.expectEqual(expected, std.mem.readInt(u32, bytes[40..44], .little));
+            item.len = 1500;
+        }
+    }
+}
+
+fn writeNumber(bytes: []u8, number: u32) void {
+    @memset(bytes, 0);
+    std.mem.writeInt(u32, bytes[40..44], number, .little);
+}
+
+/// Each side is told when it asked to be, and not otherwise; across a whole ring of positions.
+pub fn expectNotices(comptime Driver: type, features: u64, size: u32) !void {
+    const rig: *Rig(Driver) = try .create(.{ .features = features, .size = size, .pieces_max = 1 });
+    defer rig.destroy();
+    const driver = &rig.from.driver;
+    const device = &rig.from.device;
+    for (0..3 * size) |i| {
+        // A new ring with EVENT_IDX asks for the first buffer.
+        const armed = i % 3 != 2;
+        if (armed) device.arm() else device.disarm();
+        if (armed) driver.arm() else driver.disarm();
+        try std.testing.expect(try rig.send());
+        const shown = driver.publish();
+        try std.testing.expectEqual(armed, driver.wantsKick(shown));
+        rig.burst.collect(device);
+        const used = rig.burst.giveBack(device);
+        try std.testing.expectEqual(armed, switch (device.format) {
+            .split => device.ring.split.wantsCall(used),
+            .packed_ring => device.ring.packed_ring.wantsCall(used),
+        });
+        try std.testing.expect(driver.pending());
+        try rig.takeSent();
+        try std.testing.expect(!driver.pending());
+    }
 }

@@ -347,3 +347,86 @@ test "indexes and wrap counters go round" {
     const rig = @import("driver_rig.zig");
     try rig.expectEndures(DriverSplit, 0 | 1 << 32 | 1 << 15, 64);
 }
+
+test "slots come back by number, whatever was negotiated" {
+    const rig = @import("driver_rig.zig");
+    for ([_]u64{ 0, 1 << 32, 1 << 15 | 1 << 29, 1 << 32 | 1 << 35 }) |features| {
+        try rig.expectSlotsPass(DriverSplit, features, 64);
+    }
+}
+
+test "kicks and calls are wanted when asked for" {
+    const rig = @import("driver_rig.zig");
+    try rig.expectNotices(DriverSplit, 0, 8);
+    try rig.expectNotices(DriverSplit, 1 << 29, 8);
+}
+
+const TestRing = struct {
+    memory: [16 << 10]u8 align(64),
+    ring: DriverSplit,
+
+    fn init(self: *TestRing, features: u64) !void {
+        self.ring = try .create(std.testing.allocator, &self.memory, 0, .{ .size = 8, .features = features });
+    }
+
+    fn deinit(self: *TestRing) void {
+        self.ring.destroy(std.testing.allocator);
+    }
+
+    /// Adds chains of so many pieces, each of 10 bytes to be written; tokens count from 100.
+    fn addChains(self: *TestRing, lengths: []const usize) !void {
+        const piece: Piece = .{ .gpa = 4096, .len = 10 };
+        const pieces: [8]Piece = @splat(piece);
+        for (lengths, 100..) |count, token| try self.ring.add(&.{}, pieces[0..count], @intCast(token), .direct);
+        _ = self.ring.publish();
+    }
+
+    fn use(self: *TestRing, at: u32, id: u32, len: u32, idx: u16) void {
+        const elements: [*]spec.UsedElement = @constCast(self.ring.elements);
+        elements[at] = .{ .id = id, .len = len };
+        const used: [*]u16 = @constCast(self.ring.used);
+        @atomicStore(u16, &used[1], idx, .release);
+    }
+};
+
+test "one used entry may stand for a batch, and the next one skips it" {
+    var self: TestRing = undefined;
+    try self.init(1 << spec.Feature.in_order);
+    defer self.deinit();
+    try self.addChains(&.{ 1, 2, 1, 3, 1 });
+    self.use(0, 3, 7, 3);
+    var items: [2]Item = undefined;
+    try std.testing.expectEqual(2, try self.ring.reap(&items));
+    try std.testing.expectEqual([2]Item{ .{ .token = 100, .len = 10 }, .{ .token = 101, .len = 20 } }, items);
+    try std.testing.expect(self.ring.pending());
+    try std.testing.expectEqual(1, try self.ring.reap(&items));
+    try std.testing.expectEqual(Item{ .token = 102, .len = 7 }, items[0]);
+    self.use(3, 7, 5, 5);
+    try std.testing.expectEqual(2, try self.ring.reap(&items));
+    try std.testing.expectEqual([2]Item{ .{ .token = 103, .len = 30 }, .{ .token = 104, .len = 5 } }, items);
+    try std.testing.expectEqual(0, self.ring.outstanding());
+    try self.addChains(&.{8});
+    try std.testing.expectError(error.Full, self.ring.add(&.{.{ .gpa = 0, .len = 1 }}, &.{}, 0, .direct));
+}
+
+test "a device that uses what it was not given is found out" {
+    const cases = [_]struct { features: u64, id: u32, idx: u16, reason: Broken }{
+        .{ .features = 0, .id = 0, .idx = 3, .reason = error.BadUsedIndex },
+        .{ .features = 0, .id = 8, .idx = 1, .reason = error.BadUsedId },
+        .{ .features = 0, .id = 1, .idx = 1, .reason = error.BadUsedId },
+        .{ .features = 0, .id = 0, .idx = 2, .reason = error.BadUsedId },
+        .{ .features = 1 << spec.Feature.in_order, .id = 2, .idx = 1, .reason = error.BadUsedId },
+        .{ .features = 1 << spec.Feature.in_order, .id = 5, .idx = 2, .reason = error.BadUsedId },
+    };
+    for (cases) |case| {
+        var self: TestRing = undefined;
+        try self.init(case.features);
+        defer self.deinit();
+        try self.addChains(&.{ 2, 1 });
+        self.use(0, case.id, 0, case.idx);
+        // The same head again.
+        @constCast(self.ring.elements)[1] = .{ .id = case.id, .len = 0 };
+        var items: [8]Item = undefined;
+        try std.testing.expectError(case.reason, self.ring.reap(&items));
+    }
+}
