@@ -45,10 +45,11 @@ export class VringError extends Error {
   /** Of a failed system call, else 0. */
   readonly errno: number;
 
-  constructor(operation: string, code: number) {
+  /** @param explanation Why, and what to do; by default what the code says. */
+  constructor(operation: string, code: number, explanation?: string) {
     const errno = code <= -1000 ? -1000 - code : 0;
     const status = statusName(code);
-    super(`Cannot ${operation}: ${errno ? errnoText(errno) : status.replaceAll("_", " ")}`);
+    super(`Cannot ${operation}: ${explanation ?? (errno ? errnoText(errno) : status.replaceAll("_", " "))}`);
     this.name = "VringError";
     this.status = status;
     this.errno = errno;

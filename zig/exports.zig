@@ -298,6 +298,7 @@ pub export fn fd_drain(fd: i32) i32 {
 
 /// Returns an anonymous file of `size` bytes, sealed against shrinking.
 pub export fn fd_memory_file(size: *const u64) i32 {
+    if (size.* > std.math.maxInt(i64)) return status(.invalid_argument);
     return sys.memoryFile("vhostctl", size.*) catch |reason| failure(reason);
 }
 

@@ -1,0 +1,49 @@
+/**
+ * File descriptors by number: owning, closing, telling apart, and the two kinds that Deno cannot make.
+ *
+ * @module
+ */
+
+import { Fd } from "../vhost/fd.ts";
+import { FdKind } from "./abi.gen.ts";
+import { check, library } from "./library.ts";
+
+/** What a descriptor is; `closed` when it is none of this process. */
+export type FdKindName = keyof typeof FdKind;
+
+const kindNames = new Map(Object.entries(FdKind).map(([name, number]) => [number as number, name as FdKindName]));
+
+/** Makes an owner for an open descriptor. */
+export function ownFd(number: number): Fd {
+  return new Fd(number, (fd) => library().fd_close(fd));
+}
+
+export function fdKind(fd: number): FdKindName {
+  return kindNames.get(library().fd_kind(fd)) ?? "other";
+}
+
+/** Whether it is a Unix stream socket that listens. */
+export function fdListens(fd: number): boolean {
+  return library().fd_listens(fd) === 1;
+}
+
+/** An eventfd with an empty counter. */
+export function openEventfd(): Fd {
+  return ownFd(check("open eventfd", library().fd_eventfd()));
+}
+
+/** Adds one to an eventfd's counter, which wakes whoever waits for it. */
+export function signalEventfd(fd: number): void {
+  library().fd_signal(fd);
+}
+
+/** Empties an eventfd's counter and returns what it was, at most 2^31 - 1; 0 when it was empty. */
+export function drainEventfd(fd: number): number {
+  return library().fd_drain(fd);
+}
+
+/** An anonymous file of `size` bytes that others may map; nobody can make it shorter. */
+export function openMemoryFile(size: bigint): Fd {
+  const bytes = new BigUint64Array([size]);
+  return ownFd(check(`make memory file of ${size} bytes`, library().fd_memory_file(bytes)));
+}
