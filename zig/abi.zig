@@ -9,6 +9,7 @@ pub const version: u32 = 1;
 
 /// Limits that both sides and the peers rely on. Memory for them is taken at open.
 pub const engines_max = 32;
+pub const guests_max = 64;
 pub const workers_max = 64;
 pub const ports_max = 1024;
 pub const queue_pairs_max = 128;
@@ -237,6 +238,155 @@ pub const PumpEvent = extern struct {
 
     comptime {
         assertShape(PumpEvent, 16 + 32 + 16 + message_payload_max);
+    }
+};
+
+/// A simulated guest's memory and rings, fixed when it is opened.
+pub const GuestConfig = extern struct {
+    /// As negotiated.
+    features: u64,
+    /// Guest-physical address of its memory, a multiple of the page size.
+    gpa: u64,
+    queue_pairs: u32,
+    ring_size: u32,
+    /// Of every receive buffer, the virtio-net header included.
+    buffer_bytes: u32,
+    frame_bytes_max: u32,
+    /// Pieces that a sent frame, or a receive buffer, is in behind the header, which then has a
+    /// descriptor of its own; 0: header and frame in one descriptor.
+    send_segments: u32,
+    receive_segments: u32,
+    /// Not 0: by indirect tables.
+    send_indirect: u32,
+    receive_indirect: u32,
+
+    comptime {
+        assertShape(GuestConfig, 48);
+    }
+};
+
+/// What a ring's back end has to know. Addresses are guest-physical; the eventfds stay the guest's.
+pub const GuestVring = extern struct {
+    desc_gpa: u64,
+    avail_gpa: u64,
+    used_gpa: u64,
+    size: u32,
+    /// For VHOST_USER_SET_VRING_BASE, to a back end that has no other: the first buffer that did not
+    /// come back.
+    base: u32,
+    kick: i32,
+    call: i32,
+
+    comptime {
+        assertShape(GuestVring, 40);
+    }
+};
+
+/// When there is nothing to do: look again, let others run, or wait for a call.
+pub const GuestWait = enum(u32) { poll = 0, yield = 1, sleep = 2 };
+
+/// What a simulated guest does from start to stop. Frames are Ethernet, IPv4 and UDP.
+pub const GuestTraffic = extern struct {
+    /// As it is written: 52:54:00:00:00:01 is 0x525400000001.
+    source_mac: u64,
+    destination_mac: u64,
+    /// Frames to send; 0: until stopped.
+    count: u64,
+    /// Frames a second; 0: as fast as it goes.
+    rate: u64,
+    /// 60 to 65535. From `frame_bytes_min` to `frame_bytes` at random, unless that is 0.
+    frame_bytes: u32,
+    frame_bytes_min: u32,
+    /// One frame in about so many carries a checksum over its whole payload; 0: none, 1: every one,
+    /// and one without is then corrupted.
+    check_every: u32,
+    /// Flows, by UDP port, spread evenly over the queues; at least one each.
+    flows: u32,
+    /// Queue pairs in use.
+    queues: u32,
+    burst: u32,
+    send: u32,
+    receive: u32,
+    /// Send back what is received, addresses exchanged. Excludes `send`.
+    echo: u32,
+    wait: GuestWait,
+    /// CPU to run on, -1 for any.
+    cpu: i32,
+    padding: u32 = 0,
+
+    comptime {
+        assertShape(GuestTraffic, 80);
+    }
+};
+
+/// Counters of a simulated guest since it was opened.
+pub const GuestStats = extern struct {
+    sent: u64,
+    sent_bytes: u64,
+    /// With a checksum.
+    sent_checked: u64,
+    /// Received to be sent back, when there was no room to.
+    echo_dropped: u64,
+    received: u64,
+    received_bytes: u64,
+    received_checked: u64,
+    /// Sequence numbers that were left out, less those that came later.
+    lost: u64,
+    duplicated: u64,
+    /// Came after a later one.
+    reordered: u64,
+    /// Checksum, length, header or sequence cannot be what was sent.
+    corrupted: u64,
+    /// Not from a simulated guest, or not for this one.
+    foreign: u64,
+    /// The virtio-net header is wrong, or the frame does not lie in its buffers as it says.
+    bad_header: u64,
+    /// Gratuitous ARP, as every guest sends it when it starts.
+    announcements: u64,
+    /// Frames that flows had sent before the first one that arrived here.
+    unseen: u64,
+    /// Streams of frames that were followed: flows, each counted anew when its sender is.
+    streams: u64,
+    rounds: u64,
+    busy_rounds: u64,
+    /// Of the CPU's constant-rate counter: in rounds with traffic, and since the start.
+    busy_cycles: u64,
+    cycles: u64,
+    sleeps: u64,
+    /// Rings that the device broke.
+    broken: u64,
+    /// 1 while the guest's thread runs, and while it has frames to send.
+    running: u64,
+    sending: u64,
+    /// One-way times of frames that carried their time of departure.
+    latency_count: u64,
+    latency_sum_ns: u64,
+    latency_last_ns: u64,
+    latency_min_ns: u64,
+    latency_max_ns: u64,
+    /// Four a doubling: bucket 4 * e + m holds times from (4 + m) / 4 * 2^e nanoseconds on.
+    latency: [latency_buckets_max]u64,
+
+    comptime {
+        assertShape(GuestStats, (29 + latency_buckets_max) * 8);
+    }
+};
+
+pub const latency_buckets_max = 160;
+
+/// Counters of one ring of a simulated guest.
+pub const GuestVringStats = extern struct {
+    packets: u64,
+    bytes: u64,
+    bursts: u64,
+    kicks: u64,
+    kicks_suppressed: u64,
+    calls: u64,
+    /// Buffers that the device has.
+    outstanding: u64,
+
+    comptime {
+        assertShape(GuestVringStats, 7 * 8);
     }
 };
 
