@@ -31,8 +31,8 @@ export function libvirtInterface(port: PortPlan): string[] {
     `  <mac address='${port.mac}'/>`,
     ...source,
     "  <model type='virtio'/>",
-    ...port.queuePairs > 1 ? [`  <driver queues='${port.queuePairs}'/>`] : [],
-    ...port.mtu !== undefined ? [`  <mtu size='${port.mtu}'/>`] : [],
+    ...port.offer.queuePairs > 1 ? [`  <driver queues='${port.offer.queuePairs}'/>`] : [],
+    ...port.offer.mtu !== undefined ? [`  <mtu size='${port.offer.mtu}'/>`] : [],
     "</interface>",
   ];
 }

@@ -4,6 +4,7 @@
  * @module
  */
 import { isAbsolute, join, normalize } from "node:path";
+import { makeOffer, type Offer, offerNames } from "../mod.ts";
 import { UsageError } from "./error.ts";
 import { wholeNumber } from "./option.ts";
 import { advice } from "./suggestion.ts";
@@ -17,12 +18,9 @@ export interface PortPlan {
   /** Absolute. */
   readonly socket: string;
   readonly mode: PortMode;
-  readonly queuePairs: number;
   /** For the front end's arguments: we never see a guest's MAC but in its packets. */
   readonly mac: string;
-  readonly mtu: number | undefined;
-  /** Names of features that are not offered. */
-  readonly masked: readonly string[];
+  readonly offer: Offer;
 }
 
 /** A port as far as `--port` says it. */
@@ -64,8 +62,15 @@ function mac(text: string): string {
 
 /** `-NAME`, or several in a row: `-MQ-EVENT_IDX`. */
 function features(text: string): string[] {
-  if (/^(-[A-Za-z0-9_]+)+$/.test(text)) return text.slice(1).split("-").map((word) => word.toUpperCase());
-  throw new UsageError(`cannot use features= in --port: ${text}: give -NAME to withhold a feature, such as -EVENT_IDX`);
+  if (!/^(-[A-Za-z0-9_]+)+$/.test(text)) {
+    throw new UsageError(
+      `cannot use features= in --port: ${text}: give -NAME to withhold a feature, such as -EVENT_IDX`,
+    );
+  }
+  const names = text.slice(1).toUpperCase().split("-");
+  const unknown = names.find((word) => !offerNames.includes(word));
+  if (unknown === undefined) return names;
+  throw new UsageError(`cannot use features= in --port: ${unknown}: ${advice(unknown, offerNames)}`);
 }
 
 const parsers = {
@@ -161,10 +166,12 @@ export function planPorts(options: readonly PortOption[], defaults: PortDefaults
       name: names[index]!,
       socket,
       mode: option.mode ?? "server",
-      queuePairs: option.queues ?? defaults.queuePairs,
       mac: address,
-      mtu: option.mtu,
-      masked: option.features ?? [],
+      offer: makeOffer({
+        queuePairs: option.queues ?? defaults.queuePairs,
+        mtu: option.mtu,
+        withheld: option.features ?? [],
+      }),
     };
   });
 }

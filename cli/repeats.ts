@@ -23,9 +23,14 @@ export class Repeats {
     this.#tell = tell;
   }
 
+  /** Whether it would be told by itself. */
+  isNews(now_ms: number): boolean {
+    return now_ms - this.#last_ms > gap_ms;
+  }
+
   /** It happened. Returns whether it is to be told by itself: it is the first for some time. */
   again(now_ms: number): boolean {
-    const first = now_ms - this.#last_ms > gap_ms;
+    const first = this.isNews(now_ms);
     if (first) {
       this.#flush(now_ms);
       this.#told_ms = now_ms;
@@ -43,7 +48,7 @@ export class Repeats {
 
   /** To be called now and then: tells the number once it has stopped. */
   tick(now_ms: number): void {
-    if (now_ms - this.#last_ms > gap_ms) this.#flush(now_ms);
+    if (this.isNews(now_ms)) this.#flush(now_ms);
   }
 
   #flush(now_ms: number): void {

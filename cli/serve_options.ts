@@ -45,7 +45,7 @@ function defineOptions() {
     .addOption(new Option("--cpus <list>", "pin the workers, one to each CPU: 1,3 or 2-5").argParser(cpuList))
     .addOption(
       new Option("--idle <mode>", "without traffic: adaptive polls on for a moment, then sleeps; busy; sleep")
-        .default("adaptive" as const).argParser(choice("--idle", ["adaptive", "busy", "sleep"])),
+        .default("adaptive" as const, "adaptive").argParser(choice("--idle", ["adaptive", "busy", "sleep"])),
     )
     .addOption(
       new Option("--stats <seconds>", "print rates every so often (default: on a terminal 1, else 0, which is never)")
@@ -69,8 +69,8 @@ export function serveCommand() {
   for (const flags of absent) {
     const option = new Option(flags).hideHelp();
     command.addOption(option);
-    command.on(`option:${option.name()}`, (value: string | null) => {
-      const given = value === null ? "" : `${value}: `;
+    command.on(`option:${option.name()}`, (value: string | null | undefined) => {
+      const given = value ? `${value}: ` : "";
       throw new UsageError(`option not in this version: ${option.long}: ${given}leave it out`);
     });
   }
@@ -96,8 +96,6 @@ export interface Surroundings {
   readonly runtimeDirectory: string | undefined;
   readonly workingDirectory: string;
   readonly cores: number;
-  /** Those that this process may run on. */
-  readonly cpus: readonly number[];
 }
 
 function portOptions(options: ServeOptions): PortOption[] {
@@ -105,16 +103,12 @@ function portOptions(options: ServeOptions): PortOption[] {
   return options.port ?? Array.from({ length: options.ports ?? 2 }, () => ({}));
 }
 
-function planWorkers(options: ServeOptions, rings: number, { cores, cpus }: Surroundings): ServePlan["workers"] {
+function planWorkers(options: ServeOptions, rings: number, { cores }: Surroundings): ServePlan["workers"] {
   const { workers, cpus: wanted } = options;
   if (wanted === undefined) {
     // More threads than rings from guests would have nothing to do.
     const count = workers ?? Math.max(1, Math.min(cores - 1, rings, 64));
     return Array.from({ length: count }, () => undefined);
-  }
-  const missing = wanted.find((cpu) => !cpus.includes(cpu));
-  if (missing !== undefined) {
-    throw new UsageError(`cannot run on CPU: ${missing}: this process may use ${cpus.join(",")}`);
   }
   if (workers !== undefined && workers !== wanted.length) {
     throw new UsageError(
@@ -134,7 +128,7 @@ export function planServe(options: ServeOptions, surroundings: Surroundings): Se
     ports,
     directory: wanted.some((port) => port.socket === undefined) ? directory : undefined,
     socketMode: options.socketMode,
-    workers: planWorkers(options, ports.reduce((sum, port) => sum + port.queuePairs, 0), surroundings),
+    workers: planWorkers(options, ports.reduce((sum, port) => sum + port.offer.queuePairs, 0), surroundings),
     idle: options.idle,
   };
 }

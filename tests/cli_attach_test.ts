@@ -4,15 +4,14 @@ import { deepEqual, equal, ok } from "node:assert/strict";
 import { libvirtInterface } from "../cli/libvirt.ts";
 import type { PortPlan } from "../cli/port_option.ts";
 import { assumedQemu, findQemu, type Qemu, qemuArguments, shellLines } from "../cli/qemu_arguments.ts";
+import { makeOffer } from "../mod.ts";
 
 const port: PortPlan = {
   name: "port0",
   socket: "/run/vhostctl/port0.sock",
   mode: "server",
-  queuePairs: 1,
   mac: "52:54:00:00:00:01",
-  mtu: undefined,
-  masked: [],
+  offer: makeOffer(),
 };
 
 function qemu(major: number, minor: number, kvm = true): Qemu {
@@ -34,7 +33,12 @@ Deno.test("QEMU arguments follow the port", () => {
     ["-netdev", "vhost-user,id=port0,chardev=port0"],
     ["-device", "virtio-net-pci,netdev=port0,mac=52:54:00:00:00:01"],
   ]);
-  const large: PortPlan = { ...port, socket: "/tmp/a,b", mode: "client", queuePairs: 4, mtu: 9000 };
+  const large: PortPlan = {
+    ...port,
+    socket: "/tmp/a,b",
+    mode: "client",
+    offer: makeOffer({ queuePairs: 4, mtu: 9000 }),
+  };
   deepEqual(qemuArguments(large, qemu(10, 0)), [
     ["-chardev", "socket,id=port0,path=/tmp/a,,b,server=on,wait=off"],
     ["-netdev", "vhost-user,id=port0,chardev=port0,queues=4"],
@@ -43,7 +47,7 @@ Deno.test("QEMU arguments follow the port", () => {
 });
 
 Deno.test("QEMU 7 under TCG gets no MSI-X", () => {
-  const device = (found: Qemu) => qemuArguments({ ...port, queuePairs: 2 }, found)[2]![1];
+  const device = (found: Qemu) => qemuArguments({ ...port, offer: makeOffer({ queuePairs: 2 }) }, found)[2]![1];
   ok(device(qemu(7, 2, false)).endsWith(",mq=on,vectors=0"));
   ok(device(qemu(7, 2, true)).endsWith(",mq=on,vectors=6"));
   ok(device(qemu(8, 0, false)).endsWith(",mq=on,vectors=6"));
@@ -58,7 +62,7 @@ Deno.test("lines can be pasted into a shell", async () => {
 });
 
 Deno.test("libvirt's side of the socket is the front end's", () => {
-  deepEqual(libvirtInterface({ ...port, socket: "/tmp/<a'b>", queuePairs: 2, mtu: 1400 }), [
+  deepEqual(libvirtInterface({ ...port, socket: "/tmp/<a'b>", offer: makeOffer({ queuePairs: 2, mtu: 1400 }) }), [
     "<interface type='vhostuser'>",
     "  <mac address='52:54:00:00:00:01'/>",
     "  <source type='unix' path='/tmp/&lt;a&apos;b&gt;' mode='client'>",

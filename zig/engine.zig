@@ -68,6 +68,7 @@ pub const Engine = struct {
 
     pub fn addWorker(engine: *Engine, config: abi.WorkerConfig) Error!u32 {
         if (engine.worker_count == abi.workers_max) return error.LimitReached;
+        if (config.cpu >= 0 and !sys.mayRunOn(@intCast(config.cpu))) return error.InvalidArgument;
         engine.workers[engine.worker_count] = try Worker.create(&engine.fabric, config);
         engine.worker_count += 1;
         return engine.worker_count - 1;

@@ -429,6 +429,15 @@ pub fn yieldCpu() void {
     _ = linux.sched_yield();
 }
 
+/// Whether the calling thread may run on a CPU: it is there, and neither taskset nor a cgroup forbids it.
+pub fn mayRunOn(cpu: u32) bool {
+    var set: linux.cpu_set_t = @splat(0);
+    const bits = @bitSizeOf(usize);
+    if (cpu >= bits * set.len) return false;
+    _ = check(linux.syscall3(.sched_getaffinity, 0, @sizeOf(linux.cpu_set_t), @intFromPtr(&set))) catch return false;
+    return set[cpu / bits] >> @intCast(cpu % bits) & 1 != 0;
+}
+
 /// Binds the calling thread to one CPU.
 pub fn bindToCpu(cpu: u32) Error!void {
     var set: linux.cpu_set_t = @splat(0);

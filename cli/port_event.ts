@@ -1,0 +1,64 @@
+/**
+ * What happens to ports while they are served, as objects for `--json` and as lines for people.
+ *
+ * @module
+ */
+
+import type { RingFinding } from "./ring_watch.ts";
+
+/** One occurrence at the port of that name. */
+export type PortEvent = { readonly port: string } & Occurrence;
+
+/** What can happen. */
+export type Occurrence =
+  /** We are to connect, and nobody is there; told when the reason changes. */
+  | { readonly event: "waiting"; readonly socket: string; readonly reason: string }
+  | { readonly event: "connected" }
+  /** The first ring of a connection runs. */
+  | { readonly event: "started"; readonly features: readonly string[] }
+  /** No ring runs any more, and the front end is still there. */
+  | { readonly event: "stopped" }
+  /** A request got a nack; the session goes on. */
+  | { readonly event: "nack"; readonly reason: string }
+  | { readonly event: "disconnected"; readonly reason: string }
+  /** Somebody was not let in. */
+  | { readonly event: "refused"; readonly reason: string }
+  /** The same again and again, told once for many. */
+  | { readonly event: "repeated"; readonly what: string; readonly count: number; readonly seconds: number }
+  | RingFinding;
+
+function ringName(ring: number): string {
+  return `ring ${ring} (queue ${Math.floor(ring / 2)}, ${ring % 2 === 0 ? "to" : "from"} the guest)`;
+}
+
+/** One line, without a full stop. */
+export function describe(happened: PortEvent): string {
+  return `${happened.port}: ${text(happened)}`;
+}
+
+function text(happened: PortEvent): string {
+  switch (happened.event) {
+    case "waiting":
+      return `waiting for a front end at ${happened.socket}: ${happened.reason}`;
+    case "connected":
+      return "front end connected";
+    case "started":
+      return `started: ${happened.features.join(" ")}`;
+    case "stopped":
+      return "stopped: the front end is still connected";
+    case "nack":
+      return happened.reason;
+    case "disconnected":
+      return `front end gone: ${happened.reason}`;
+    case "refused":
+      return `front end not let in: ${happened.reason}`;
+    case "repeated":
+      return `${happened.count} times more in ${happened.seconds} s: ${happened.what}`;
+    case "ring_broken":
+      return `${ringName(happened.ring)} is broken: ${happened.reason.replaceAll("_", " ")}: ` +
+        "it rests until the guest's driver starts it again";
+    case "not_shared":
+      return `${ringName(happened.ring)}: ${happened.kicks} kicks came, but the ring stays zero in our mapping: ` +
+        "guest RAM is not shared: start QEMU with -object memory-backend-memfd,share=on and use it for the machine";
+  }
+}

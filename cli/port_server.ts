@@ -1,0 +1,274 @@
+/**
+ * One port's front ends: lets one in at a time, connects again where we connect, and tells what happens.
+ *
+ * @module
+ */
+import { Backend, type Channel, featureNames, type Port, type Pump, VringError, type VringState } from "../mod.ts";
+import type { Occurrence, PortEvent } from "./port_event.ts";
+import type { PortPlan } from "./port_option.ts";
+import type { PortSample, PortState } from "./port_sample.ts";
+import { Repeats } from "./repeats.ts";
+import { RingWatch } from "./ring_watch.ts";
+
+/** A session that ends earlier, and without a running ring, has come to nothing. */
+const shortSession_ms = 1000;
+/** A front end that returns at once, so many times in vain, is answered late: it would use up a CPU of ours too. */
+const vainMax = 3;
+/** One that returns later than this does not hurry. */
+const hurry_ms = 500;
+/** The old connection's end may be heard after the new one's beginning: a newcomer may wait so long for it. */
+const handover_ms = 100;
+const firstPause_ms = 100;
+const lastPause_ms = 1000;
+/** What a port works with. */
+export interface PortServerParts {
+  readonly plan: PortPlan;
+  readonly port: Port;
+  readonly pump: Pump;
+  readonly socketMode: number;
+  readonly happened: (event: PortEvent) => void;
+}
+
+interface Session {
+  readonly backend: Backend | undefined;
+  readonly channel: Channel;
+  readonly since_ms: number;
+  /** Whether its beginning was told. */
+  told: boolean;
+  /** When its rings started, the last time. */
+  started_ms: number | undefined;
+  everStarted: boolean;
+}
+
+type Timer = ReturnType<typeof setTimeout>;
+
+/** Pauses between attempts: none, 100 ms, twice as long each time up to 1 s, all give or take a fifth. */
+function pauseAfter(failures: number): number {
+  if (failures === 0) return 0;
+  return Math.min(firstPause_ms * 2 ** (failures - 1), lastPause_ms) * (0.8 + 0.4 * Math.random());
+}
+
+/** Serves a port from `open` until it is disposed of, before its pump and its engine. */
+export class PortServer implements Disposable {
+  readonly #parts: PortServerParts;
+  readonly #vain: Repeats;
+  readonly #turnedAway: Repeats;
+  readonly #rings: RingWatch;
+  #listener: Disposable | undefined;
+  #session: Session | undefined;
+  /** The newcomer while another session is there. */
+  #candidate: { readonly channel: Channel; readonly timer: Timer } | undefined;
+  /** A pause before the next attempt, ours or the front end's. */
+  #pause: Timer | undefined;
+  /** Attempts in a row that came to nothing. */
+  #failures = 0;
+  #lastEnd_ms = -Infinity;
+  #waitReason = "";
+  #closed = false;
+
+  private constructor(parts: PortServerParts) {
+    this.#parts = parts;
+    this.#rings = new RingWatch(parts.port, parts.plan.offer.queuePairs, (found) => this.#tell(found));
+    this.#vain = this.#repeats("front end came and went");
+    this.#turnedAway = this.#repeats("front end not let in");
+  }
+
+  /** Listens, or begins to connect. Throws what `Pump.listen` throws. */
+  static open(parts: PortServerParts): PortServer {
+    const server = new PortServer(parts);
+    const { plan, pump, socketMode } = parts;
+    if (plan.mode === "server") {
+      server.#listener = pump.listen(plan.socket, {
+        mode: socketMode,
+        accept: (channel) => server.#accept(channel),
+        refused: (reason) => server.#tell({ event: "refused", reason }),
+      });
+    } else {
+      server.#connect();
+    }
+    return server;
+  }
+
+  get plan(): PortPlan {
+    return this.#parts.plan;
+  }
+
+  /** Turns everybody out and stops listening. May be called again. */
+  [Symbol.dispose](): void {
+    this.#closed = true;
+    clearTimeout(this.#pause);
+    if (this.#candidate !== undefined) this.#dropCandidate();
+    this.#listener?.[Symbol.dispose]();
+    this.#session?.backend?.close();
+    this.#session?.channel.close();
+    this.#session = undefined;
+  }
+
+  // Coming and going.
+
+  #accept(channel: Channel): void {
+    if (this.#session === undefined) return this.#admit(channel);
+    if (this.#candidate !== undefined) return this.#turnAway(channel);
+    const timer = setTimeout(() => {
+      this.#candidate = undefined;
+      this.#turnAway(channel);
+    }, handover_ms);
+    this.#candidate = { channel, timer };
+  }
+
+  #turnAway(channel: Channel): void {
+    channel.close();
+    if (!this.#turnedAway.again(performance.now())) return;
+    this.#tell({ event: "refused", reason: "another one is connected: disconnect that first, or use another port" });
+  }
+
+  #dropCandidate(): void {
+    clearTimeout(this.#candidate?.timer);
+    this.#candidate?.channel.close();
+    this.#candidate = undefined;
+  }
+
+  /** Lets a front end in, late if it hurries in vain. */
+  #admit(channel: Channel): void {
+    const hurries = performance.now() - this.#lastEnd_ms < hurry_ms;
+    if (this.plan.mode === "client" || this.#failures < vainMax || !hurries) return this.#begin(channel);
+    this.#session = newSession(undefined, channel);
+    this.#pause = setTimeout(() => this.#begin(channel), pauseAfter(this.#failures - vainMax + 1));
+  }
+
+  #begin(channel: Channel): void {
+    const { port, plan } = this.#parts;
+    this.#rings.begin();
+    const backend = new Backend({
+      channel,
+      dataplane: port,
+      offer: plan.offer,
+      listener: {
+        started: (features) => this.#started(features),
+        stopped: () => this.#stopped(),
+        refused: (reason) => this.#tell({ event: "nack", reason }),
+        closed: (reason) => this.#ended(reason),
+      },
+    });
+    this.#session = newSession(backend, channel);
+    this.#waitReason = "";
+    if (this.#vain.isNews(performance.now())) this.#tellConnected();
+  }
+
+  #tellConnected(): void {
+    if (this.#session === undefined || this.#session.told) return;
+    this.#session.told = true;
+    this.#tell({ event: "connected" });
+  }
+
+  #started(features: bigint): void {
+    const session = this.#session!;
+    session.started_ms = performance.now();
+    session.everStarted = true;
+    this.#failures = 0;
+    this.#tellConnected();
+    this.#tell({ event: "started", features: featureNames(features) });
+  }
+
+  #stopped(): void {
+    this.#session!.started_ms = undefined;
+    this.#rings.rest();
+    this.#tell({ event: "stopped" });
+  }
+
+  #ended(reason: string): void {
+    const { everStarted, since_ms } = this.#session!;
+    const now_ms = performance.now();
+    const inVain = !everStarted && now_ms - since_ms < shortSession_ms;
+    if (!inVain) this.#tellConnected();
+    this.#session = undefined;
+    this.#lastEnd_ms = now_ms;
+    this.#failures = inVain ? this.#failures + 1 : 0;
+    if (!inVain || this.#vain.again(now_ms)) this.#tell({ event: "disconnected", reason });
+    this.#next();
+  }
+
+  /** Lets the waiting newcomer in, or connects again. */
+  #next(): void {
+    if (this.#closed) return;
+    if (this.plan.mode === "client") {
+      this.#pause = setTimeout(() => this.#connect(), pauseAfter(this.#failures));
+    } else if (this.#candidate !== undefined) {
+      const { channel, timer } = this.#candidate;
+      clearTimeout(timer);
+      this.#candidate = undefined;
+      this.#admit(channel);
+    }
+  }
+
+  #connect(): void {
+    try {
+      this.#admit(this.#parts.pump.connect(this.plan.socket));
+    } catch (error) {
+      if (!(error instanceof VringError)) throw error;
+      this.#failures++;
+      const reason = error.message.replace(/^.*: /, "");
+      if (reason !== this.#waitReason) this.#tell({ event: "waiting", socket: this.plan.socket, reason });
+      this.#waitReason = reason;
+      this.#pause = setTimeout(() => this.#connect(), pauseAfter(this.#failures));
+    }
+  }
+
+  // Looking after it.
+
+  /** To be called every second: tells what only shows over time. */
+  tick(): void {
+    const now_ms = performance.now();
+    this.#vain.tick(now_ms);
+    this.#turnedAway.tick(now_ms);
+    const session = this.#session;
+    if (session?.backend === undefined) return;
+    if (now_ms - session.since_ms >= shortSession_ms) {
+      this.#failures = 0;
+      this.#tellConnected();
+    }
+    if (session.started_ms !== undefined) this.#rings.lookForPrivateMemory(now_ms - session.started_ms);
+  }
+
+  /** To be called when a ring broke, of whichever port. */
+  lookForBroken(): void {
+    this.#rings.lookForBroken();
+  }
+
+  /** The port as it is now. */
+  sample(): PortSample {
+    const { port, plan } = this.#parts;
+    const { queuePairs } = plan.offer;
+    // Without a front end no ring runs, and there may be very many of them.
+    const rings = this.#session === undefined ? 0 : 2 * queuePairs;
+    const states = Array.from({ length: rings }, (_, ring) => port.vringState(ring));
+    const isUp = ({ started, enabled, broken }: VringState) => started && enabled && broken === undefined;
+    const up = states.filter((state, ring) => ring % 2 === 0 && isUp(state) && isUp(states[ring + 1]!));
+    return {
+      port: plan.name,
+      state: this.#stateOf(states),
+      queuePairsUp: up.length,
+      queuePairs,
+      counters: { toGuest: port.stats("toGuest"), fromGuest: port.stats("fromGuest") },
+    };
+  }
+
+  #stateOf(rings: readonly VringState[]): PortState {
+    if (rings.some(({ broken }) => broken !== undefined)) return "broken";
+    if (this.#session?.started_ms !== undefined) return "running";
+    return this.#session === undefined ? "waiting" : "connected";
+  }
+
+  #tell(occurrence: Occurrence): void {
+    this.#parts.happened({ port: this.plan.name, ...occurrence });
+  }
+
+  #repeats(what: string): Repeats {
+    return new Repeats((count, seconds) => this.#tell({ event: "repeated", what, count, seconds }));
+  }
+}
+
+function newSession(backend: Backend | undefined, channel: Channel): Session {
+  const since_ms = performance.now();
+  return { backend, channel, since_ms, told: false, started_ms: undefined, everStarted: false };
+}

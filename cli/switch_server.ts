@@ -1,0 +1,108 @@
+/**
+ * All ports of one `serve`: an engine that switches between them, and a pump for their sockets.
+ *
+ * @module
+ */
+import { drainEventfd, Engine, Pump, VringError } from "../mod.ts";
+import { CommandError, HostError, UsageError } from "./error.ts";
+import type { PortEvent } from "./port_event.ts";
+import { PortServer } from "./port_server.ts";
+import type { ServePlan } from "./serve_options.ts";
+import type { Snapshot } from "./serve_report.ts";
+import { makeSocketDirectory } from "./socket_directory.ts";
+
+const tick_ms = 1000;
+
+/** A reason of the library's, as commands say it. */
+function commandError(error: unknown): unknown {
+  if (!(error instanceof VringError)) return error;
+  return new CommandError(error.message.replace(/^C/, "c"));
+}
+
+/** Without a library, or with a wrong one, nothing can be done. */
+function openEngine(portsMax: number): Engine {
+  try {
+    return Engine.open({ portsMax });
+  } catch (error) {
+    if (error instanceof VringError || !(error instanceof Error)) throw commandError(error);
+    throw new HostError(error.message.replace(/^C/, "c"), { cause: error });
+  }
+}
+
+function addWorker(engine: Engine, cpu: number | undefined, idle: ServePlan["idle"]): number {
+  try {
+    return engine.addWorker({ cpu, idle });
+  } catch (error) {
+    if (cpu === undefined || !(error instanceof VringError && error.status === "invalid_argument")) throw error;
+    throw new UsageError(`cannot run on CPU: ${cpu}: give some of those that taskset -p $$ shows`);
+  }
+}
+
+/** Serves from `open` until it is disposed of. */
+export class SwitchServer implements AsyncDisposable {
+  readonly #engine: Engine;
+  readonly #pump: Pump;
+  readonly #workers: number[];
+  readonly #servers: PortServer[] = [];
+  readonly #timer: ReturnType<typeof setInterval>;
+
+  private constructor(engine: Engine, pump: Pump, workers: number[]) {
+    this.#engine = engine;
+    this.#pump = pump;
+    this.#workers = workers;
+    this.#timer = setInterval(() => this.#servers.forEach((server) => server.tick()), tick_ms);
+    pump.watch(engine.attentionFd, () => {
+      drainEventfd(engine.attentionFd);
+      this.#servers.forEach((server) => server.lookForBroken());
+    });
+  }
+
+  /** Opens everything, or nothing: throws a `CommandError`. */
+  static async open(plan: ServePlan, happened: (event: PortEvent) => void): Promise<SwitchServer> {
+    if (plan.directory !== undefined) makeSocketDirectory(plan.directory);
+    await using stack = new AsyncDisposableStack();
+    const engine = stack.use(openEngine(plan.ports.length));
+    try {
+      const workers = plan.workers.map((cpu) => addWorker(engine, cpu, plan.idle));
+      const server = new SwitchServer(engine, stack.use(Pump.open()), workers);
+      stack.defer(() => server.#closePorts());
+      for (const port of plan.ports) server.#openPort(port, plan.socketMode, happened);
+      stack.move();
+      return server;
+    } catch (error) {
+      throw commandError(error);
+    }
+  }
+
+  /** Carries messages until this is disposed of; rejects where our own code failed. */
+  run(): Promise<void> {
+    return this.#pump.run();
+  }
+
+  /** Everything that is counted. */
+  snapshot(): Snapshot {
+    return {
+      time_ms: performance.now(),
+      ports: this.#servers.map((server) => server.sample()),
+      workers: this.#workers.map((worker) => this.#engine.workerStats(worker)),
+    };
+  }
+
+  /** Turns front ends out, removes the sockets, and ends the workers. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#closePorts();
+    await this.#pump[Symbol.asyncDispose]();
+    await this.#engine.close();
+  }
+
+  #openPort(plan: ServePlan["ports"][number], socketMode: number, happened: (event: PortEvent) => void): void {
+    const { queuePairs, mtu } = plan.offer;
+    const port = this.#engine.openPort({ queuePairs, mtu });
+    this.#servers.push(PortServer.open({ plan, port, pump: this.#pump, socketMode, happened }));
+  }
+
+  #closePorts(): void {
+    clearInterval(this.#timer);
+    for (const server of this.#servers) server[Symbol.dispose]();
+  }
+}
