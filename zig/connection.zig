@@ -275,10 +275,10 @@ test "a peer that leaves without having read what we sent has closed, no more" {
 
 test "fds come with a message's first byte, up to eight, and none leaks" {
     const before = census.openFds();
-    for ([_]usize{ 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 60, 100, 253 }) |count| {
+    for ([_]usize{ 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 60, 100 }) |count| {
         var link = try Link.init();
         defer link.deinit();
-        const fds: [253]i32 = @splat(link.peer);
+        const fds: [100]i32 = @splat(link.peer);
         const header = [3]u32{ 1, 1, 4 };
         const bytes = std.mem.asBytes(&header) ++ "abcd";
         // Those with a later piece, of the header or of the payload, are dropped.

@@ -11,6 +11,7 @@ const connection_file = @import("connection.zig");
 const Listener = @import("listener.zig").Listener;
 const outbox = @import("outbox.zig");
 const sys = @import("sys.zig");
+const TokenTable = @import("token_table.zig").TokenTable;
 
 pub const Error = error{
     InvalidArgument,
@@ -33,9 +34,6 @@ const accept_pause_ns = 1_000_000_000;
 
 /// What a token stands for.
 const Entry = struct {
-    /// How often the place was used: part of the token, so that an old one finds nothing.
-    uses: u32 = 0,
-    next_free: ?u16 = null,
     /// A connection that is not read until it is resumed.
     paused: bool = true,
     /// Why to hang up, once that was decided outside of a wait.
@@ -44,10 +42,9 @@ const Entry = struct {
     read_due: u64 = never,
     /// When a part of what waits to be sent must be gone.
     send_due: u64 = never,
-    body: Body = .free,
+    body: Body,
 
     const Body = union(enum) {
-        free,
         listener: Listener,
         connection: Connection,
         /// A duplicate of the watched fd.
@@ -56,7 +53,6 @@ const Entry = struct {
 
     fn fd(entry: *const Entry) i32 {
         return switch (entry.body) {
-            .free => unreachable,
             .listener => |*listener| listener.socket,
             .connection => |*connection| connection.socket,
             .watch => |watched| watched,
@@ -96,17 +92,14 @@ pub const Pump = struct {
     stall_limit_ns: u64,
     /// No deadline is earlier.
     next_due: u64,
-    entries: *[abi.pump_tokens_max]Entry,
-    /// Places from here on were never used.
-    entries_used: u16,
-    first_free: ?u16,
+    entries: TokenTable(Entry, abi.pump_tokens_max),
 
     /// A message not whole so long after its first byte ends its connection, and so does one of ours
     /// of which no byte is read for so long.
     pub fn create(stall_limit_ms: u32) Error!*Pump {
         if (stall_limit_ms == 0) return error.InvalidArgument;
-        const memory = try sys.mapPrivate(@sizeOf(Entry) * abi.pump_tokens_max);
-        errdefer sys.unmap(memory);
+        var entries: TokenTable(Entry, abi.pump_tokens_max) = try .create();
+        errdefer entries.destroy();
         const set = try sys.epoll();
         errdefer sys.close(set);
         const alarm = try sys.eventfd();
@@ -121,9 +114,7 @@ pub const Pump = struct {
             .waiting = false,
             .stall_limit_ns = @as(u64, stall_limit_ms) * 1_000_000,
             .next_due = never,
-            .entries = @ptrCast(memory.ptr),
-            .entries_used = 0,
-            .first_free = null,
+            .entries = entries,
         };
         return pump;
     }
@@ -136,13 +127,12 @@ pub const Pump = struct {
             defer pump.mutex.unlock();
             if (pump.waiting) return error.Busy;
         }
-        for (pump.entries[0..pump.entries_used], 0..) |*entry, index| {
-            if (entry.body != .free) pump.release(@intCast(index));
+        for (0..pump.entries.used) |index| {
+            if (pump.entries.at(@intCast(index))) |found| pump.release(found.token, found.object);
         }
         sys.close(pump.alarm);
         sys.close(pump.set);
-        const bytes: [*]align(std.heap.page_size_min) u8 = @ptrCast(@alignCast(pump.entries));
-        sys.unmap(bytes[0 .. @sizeOf(Entry) * abi.pump_tokens_max]);
+        pump.entries.destroy();
         std.heap.page_allocator.destroy(pump);
     }
 
@@ -198,7 +188,7 @@ pub const Pump = struct {
         const bytes = message.lay(&buffer);
         pump.mutex.lock();
         defer pump.mutex.unlock();
-        const entry = try pump.find(token);
+        const entry = try pump.entries.find(token);
         if (entry.body != .connection) return error.NoSuchHandle;
         if (entry.verdict != null) return error.Closed;
         const connection = &entry.body.connection;
@@ -233,7 +223,7 @@ pub const Pump = struct {
     pub fn resumeReading(pump: *Pump, token: u32) Error!void {
         pump.mutex.lock();
         defer pump.mutex.unlock();
-        const entry = try pump.find(token);
+        const entry = try pump.entries.find(token);
         if (entry.body != .connection) return error.NoSuchHandle;
         entry.paused = false;
         pump.arm(token, entry);
@@ -243,8 +233,7 @@ pub const Pump = struct {
     pub fn close(pump: *Pump, token: u32) Error!void {
         pump.mutex.lock();
         defer pump.mutex.unlock();
-        _ = try pump.find(token);
-        pump.release(indexOf(token));
+        pump.release(token, try pump.entries.find(token));
     }
 
     /// Makes the wait, this one or the next, return with an event.
@@ -294,9 +283,8 @@ pub const Pump = struct {
             return;
         }
         // Closed by another thread since epoll saw it.
-        const entry = pump.find(token) catch return;
+        const entry = pump.entries.find(token) catch return;
         switch (entry.body) {
-            .free => unreachable,
             .listener => pump.accept(token, entry, batch),
             .connection => pump.serve(token, entry, batch),
             .watch => _ = batch.add(.wake, token, 0),
@@ -318,7 +306,7 @@ pub const Pump = struct {
 
     /// Null: the peer has left again.
     fn acceptOne(pump: *Pump, listener: *const Listener) Error!?u32 {
-        if (pump.isFull()) return error.LimitReached;
+        if (pump.entries.isFull()) return error.LimitReached;
         const socket = sys.accept(listener.socket) catch switch (sys.lastErrno()) {
             sys.errno_again, sys.errno_interrupted, sys.errno_aborted => return null,
             else => return error.System,
@@ -328,11 +316,11 @@ pub const Pump = struct {
     }
 
     fn serve(pump: *Pump, token: u32, entry: *Entry, batch: *Batch) void {
-        if (entry.verdict) |verdict| return pump.hangUp(token, verdict, batch);
+        if (entry.verdict) |verdict| return pump.hangUp(token, entry, verdict, batch);
         pump.flush(entry) catch |reason| switch (reason) {
             // There may be messages of the peer's before the end.
             error.Closed => entry.body.connection.outbox.clear(),
-            else => return pump.hangUp(token, -1000 - @as(i32, sys.lastErrno()), batch),
+            else => return pump.hangUp(token, entry, -1000 - @as(i32, sys.lastErrno()), batch),
         };
         if (!entry.paused) switch (entry.body.connection.receive()) {
             .incomplete => {
@@ -344,7 +332,7 @@ pub const Pump = struct {
                 entry.paused = true;
                 entry.read_due = never;
             },
-            .hangup => |verdict| return pump.hangUp(token, verdict, batch),
+            .hangup => |verdict| return pump.hangUp(token, entry, verdict, batch),
         };
         pump.arm(token, entry);
     }
@@ -357,8 +345,8 @@ pub const Pump = struct {
         if (try connection.flush()) entry.send_due = pump.dueIn(pump.stall_limit_ns);
     }
 
-    fn hangUp(pump: *Pump, token: u32, verdict: connection_file.Verdict, batch: *Batch) void {
-        pump.release(indexOf(token));
+    fn hangUp(pump: *Pump, token: u32, entry: *Entry, verdict: connection_file.Verdict, batch: *Batch) void {
+        pump.release(token, entry);
         _ = batch.add(.hangup, token, verdict);
     }
 
@@ -367,13 +355,13 @@ pub const Pump = struct {
         const now = sys.nanoseconds();
         if (now < pump.next_due) return;
         pump.next_due = never;
-        for (pump.entries[0..pump.entries_used], 0..) |*entry, index| {
-            if (entry.body == .free) continue;
-            const due = @min(entry.read_due, entry.send_due);
+        for (0..pump.entries.used) |index| {
+            const found = pump.entries.at(@intCast(index)) orelse continue;
+            const due = @min(found.object.read_due, found.object.send_due);
             if (due > now or batch.isFull()) {
                 pump.next_due = @min(pump.next_due, due);
             } else {
-                pump.handleOneDue(tokenOf(entry, @intCast(index)), entry, now, batch);
+                pump.handleOneDue(found.token, found.object, now, batch);
             }
         }
     }
@@ -384,7 +372,7 @@ pub const Pump = struct {
             return pump.arm(token, entry);
         }
         const reason: abi.HangupReason = if (entry.read_due <= now) .stalled else .unread;
-        pump.hangUp(token, @backingInt(reason), batch);
+        pump.hangUp(token, entry, @backingInt(reason), batch);
     }
 
     fn dueIn(pump: *Pump, duration_ns: u64) u64 {
@@ -393,7 +381,7 @@ pub const Pump = struct {
         return due;
     }
 
-    // The table.
+    // Entries.
 
     fn insertListener(pump: *Pump, listener: Listener) Error!u32 {
         pump.mutex.lock();
@@ -406,35 +394,21 @@ pub const Pump = struct {
     }
 
     fn insert(pump: *Pump, body: Entry.Body, events: u32) Error!u32 {
-        const index = pump.first_free orelse pump.entries_used;
-        if (index == abi.pump_tokens_max) return error.LimitReached;
-        const entry = &pump.entries[index];
-        const next_free = if (pump.first_free == null) null else entry.next_free;
-        const uses = entry.uses;
-        entry.* = .{ .uses = uses, .body = body };
-        errdefer entry.* = .{ .uses = uses, .next_free = next_free };
-        const token = tokenOf(entry, index);
-        try sys.epollAdd(pump.set, entry.fd(), events, token);
-        if (pump.first_free == null) pump.entries_used += 1 else pump.first_free = next_free;
-        return token;
+        const new = try pump.entries.insert(.{ .body = body });
+        errdefer pump.entries.remove(new.token);
+        try sys.epollAdd(pump.set, new.object.fd(), events, new.token);
+        return new.token;
     }
 
-    fn isFull(pump: *const Pump) bool {
-        return pump.first_free == null and pump.entries_used == abi.pump_tokens_max;
-    }
-
-    fn release(pump: *Pump, index: u16) void {
-        const entry = &pump.entries[index];
+    fn release(pump: *Pump, token: u32, entry: *Entry) void {
         // Whoever else holds the file would keep it in the set.
         sys.epollRemove(pump.set, entry.fd());
         switch (entry.body) {
-            .free => unreachable,
             .listener => |*listener| listener.close(),
             .connection => |*connection| connection.close(),
             .watch => |fd| sys.close(fd),
         }
-        entry.* = .{ .uses = (entry.uses + 1) % uses_max, .next_free = pump.first_free };
-        pump.first_free = index;
+        pump.entries.remove(token);
     }
 
     /// Asks epoll for what the entry waits for; no more than one report comes of it.
@@ -446,33 +420,16 @@ pub const Pump = struct {
                 if (!entry.paused or entry.verdict != null) events |= sys.event_in;
                 if (!connection.outbox.isEmpty()) events |= sys.event_out;
             },
-            .free, .watch => unreachable,
+            .watch => unreachable,
         }
         if (events == 0) return;
         // The fd is in the set, and changing it takes no memory.
         sys.epollChange(pump.set, entry.fd(), events | sys.event_once, token) catch unreachable;
     }
-
-    fn find(pump: *Pump, token: u32) Error!*Entry {
-        if (token == 0) return error.NoSuchHandle;
-        const entry = &pump.entries[indexOf(token)];
-        if (entry.body == .free or tokenOf(entry, indexOf(token)) != token) return error.NoSuchHandle;
-        return entry;
-    }
 };
 
 /// No entry has it.
 const alarm_token: u32 = 0;
-/// A token is positive as an i32 too.
-const uses_max = (std.math.maxInt(i32) - 1) / abi.pump_tokens_max;
-
-fn tokenOf(entry: *const Entry, index: u16) u32 {
-    return entry.uses * abi.pump_tokens_max + index + 1;
-}
-
-fn indexOf(token: u32) u16 {
-    return @intCast((token - 1) % abi.pump_tokens_max);
-}
 
 pub const Message = struct {
     request: u32,
@@ -654,7 +611,7 @@ test "a peer that is only silent is left in peace, and so is one that sends whol
 /// Sends until one more would wait in the outbox, and returns how many were sent.
 fn fill(rig: *Rig) !u32 {
     var count: u32 = 0;
-    while (rig.pump.entries[0].body.connection.outbox.isEmpty()) : (count += 1) {
+    while ((try rig.pump.entries.find(rig.token)).body.connection.outbox.isEmpty()) : (count += 1) {
         try rig.pump.send(rig.token, .{ .request = count, .flags = 5, .payload = "12345678", .fds = &.{} });
     }
     return count;
@@ -688,7 +645,7 @@ test "what the peer reads late arrives whole, in order and with its fds" {
     }
     try testing.expectEqual(20, fd_count);
     try testing.expectError(error.System, sys.receive(rig.peer, rig.events[0].payload[0..1]));
-    try testing.expectEqual(0, rig.pump.entries[0].body.connection.outbox.slots.len);
+    try testing.expectEqual(0, (try rig.pump.entries.find(rig.token)).body.connection.outbox.slots.len);
 }
 
 test "a peer that reads nothing is hung up on when too much waits" {
@@ -730,7 +687,7 @@ test "sending to a peer that left tells so once reading has told it too" {
     try testing.expectError(error.NoSuchHandle, rig.pump.send(rig.token, message));
 }
 
-test "an old token finds nothing, also when its place is used again" {
+test "an old token does nothing to the connection that came in its place" {
     var rig = try Rig.init(10_000);
     defer rig.deinit();
     const old = rig.token;
@@ -739,7 +696,7 @@ test "an old token finds nothing, also when its place is used again" {
     defer sys.close(pair[1]);
     const new = try rig.pump.adopt(pair[0]);
     try testing.expect(new != old);
-    try testing.expectEqual(indexOf(old), indexOf(new));
+    try testing.expectEqual(1, rig.pump.entries.used);
     const message: Message = .{ .request = 1, .flags = 5, .payload = "", .fds = &.{} };
     try testing.expectError(error.NoSuchHandle, rig.pump.send(old, message));
     try testing.expectError(error.NoSuchHandle, rig.pump.resumeReading(old));
@@ -785,23 +742,6 @@ test "only sockets of the right kind are adopted, and others stay with the calle
     try testing.expectError(error.WrongFd, pump.adoptListener(pair[0]));
     try testing.expectError(error.System, pump.connect("/nowhere/at/all"));
     try testing.expectEqual(sys.errno_absent, sys.lastErrno());
-}
-
-test "a full table refuses, and takes again what was given back" {
-    const pump = try Pump.create(1000);
-    defer pump.destroy() catch unreachable;
-    const fd = try sys.eventfd();
-    defer sys.close(fd);
-    // The table is the same for all kinds; the fd limit of the test may be lower than it is long.
-    pump.entries_used = abi.pump_tokens_max - 3;
-    for (pump.entries[0..pump.entries_used]) |*entry| entry.* = .{};
-    var tokens: [3]u32 = undefined;
-    for (&tokens) |*token| token.* = try pump.watch(fd);
-    try testing.expectError(error.LimitReached, pump.watch(fd));
-    try pump.close(tokens[1]);
-    const again = try pump.watch(fd);
-    try testing.expect(again != tokens[1]);
-    try testing.expectError(error.LimitReached, pump.watch(fd));
 }
 
 /// Reads messages with a pump in another thread and answers each one; for the test that follows.
