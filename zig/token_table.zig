@@ -10,6 +10,15 @@ pub const Error = error{
     LimitReached,
 };
 
+fn SlotOf(comptime T: type) type {
+    return struct {
+        /// How often the place was given back: part of the token.
+        uses: u32,
+        next_free: ?u32,
+        object: ?T,
+    };
+}
+
 /// At most `capacity` objects, which do not move. Their memory is taken as they come to be used.
 pub fn TokenTable(comptime T: type, comptime capacity: u32) type {
     return struct {
@@ -20,13 +29,7 @@ pub fn TokenTable(comptime T: type, comptime capacity: u32) type {
         used: u32,
         first_free: ?u32,
 
-        const Slot = struct {
-            /// How often the place was given back: part of the token.
-            uses: u32,
-            next_free: ?u32,
-            object: ?T,
-        };
-
+        const Slot = SlotOf(T);
         pub const Found = struct { token: u32, object: *T };
 
         pub fn create() sys.Error!Self {
