@@ -184,7 +184,8 @@ export class ServeReport {
         drops(port).map(([reason, packets]) => `${packets} ${reason.replaceAll("_", " ")}`).join(", "),
       ];
     });
-    const object = { event: "summary", seconds: Number(seconds.toFixed(3)), ports: now.ports.map(jsonPort) };
+    const counters = { ports: now.ports.map(jsonPort), workers: now.workers };
+    const object = { event: "summary", seconds: Number(seconds.toFixed(3)), ...counters };
     this.note(object, `stopped after ${seconds.toFixed(1)} s`, ...table(totalColumns, rows));
   }
 }
