@@ -15,7 +15,7 @@ export type Occurrence =
   | { readonly event: "waiting"; readonly socket: string; readonly reason: string }
   | { readonly event: "connected" }
   /** The first ring of a connection runs. */
-  | { readonly event: "started"; readonly features: readonly string[] }
+  | { readonly event: "started"; readonly ring: "split" | "packed"; readonly features: readonly string[] }
   /** No ring runs any more, and the front end is still there. */
   | { readonly event: "stopped" }
   /** A request got a nack; the session goes on. */
@@ -43,7 +43,7 @@ function text(happened: PortEvent): string {
     case "connected":
       return "front end connected";
     case "started":
-      return `started: ${happened.features.join(" ")}`;
+      return `started: ${happened.ring} rings: ${happened.features.join(" ")}`;
     case "stopped":
       return "stopped: the front end is still connected";
     case "nack":
@@ -58,7 +58,7 @@ function text(happened: PortEvent): string {
       return `${ringName(happened.ring)} is broken: ${happened.reason.replaceAll("_", " ")}: ` +
         "it rests until the guest's driver starts it again";
     case "not_shared":
-      return `${ringName(happened.ring)}: ${happened.kicks} kicks came, but the ring stays zero in our mapping: ` +
-        "guest RAM is not shared: start QEMU with -object memory-backend-memfd,share=on and use it for the machine";
+      return `${ringName(happened.ring)}: ${happened.kicks} kicks came, and the ring stays zero in our mapping: ` +
+        "guest RAM is not shared: give QEMU -object memory-backend-memfd,share=on";
   }
 }

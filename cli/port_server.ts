@@ -3,7 +3,16 @@
  *
  * @module
  */
-import { Backend, type Channel, featureNames, type Port, type Pump, VringError, type VringState } from "../mod.ts";
+import {
+  Backend,
+  type Channel,
+  featureNames,
+  hasFeature,
+  type Port,
+  type Pump,
+  VringError,
+  type VringState,
+} from "../mod.ts";
 import type { Occurrence, PortEvent } from "./port_event.ts";
 import type { PortPlan } from "./port_option.ts";
 import type { PortSample, PortState } from "./port_sample.ts";
@@ -167,7 +176,8 @@ export class PortServer implements Disposable {
     session.everStarted = true;
     this.#failures = 0;
     this.#tellConnected();
-    this.#tell({ event: "started", features: featureNames(features) });
+    const ring = hasFeature(features, "RING_PACKED") ? "packed" : "split";
+    this.#tell({ event: "started", ring, features: featureNames(features) });
   }
 
   #stopped(): void {

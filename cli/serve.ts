@@ -6,7 +6,7 @@
 import { libvirtInterface, libvirtMemory } from "./libvirt.ts";
 import { Output } from "./output.ts";
 import type { PortPlan } from "./port_option.ts";
-import { findQemu, type Qemu, qemuArguments, qemuMemory, shellLines } from "./qemu_arguments.ts";
+import { assumedQemu, findQemu, type Qemu, qemuArguments, qemuMemory, shellLines } from "./qemu_arguments.ts";
 import { planServe, serveCommand, type ServeOptions, type Surroundings } from "./serve_options.ts";
 import { ServeReport } from "./serve_report.ts";
 import { SwitchServer } from "./switch_server.ts";
@@ -32,7 +32,7 @@ async function serve(options: ServeOptions): Promise<void> {
   }
   const plan = planServe(options, surroundings());
   const stopped = stopRequest();
-  const qemu = findQemu();
+  const qemu = options.libvirt ? assumedQemu : findQemu();
   const output = Output.standard();
   const report = new ServeReport(output, options.json ?? false);
   try {
