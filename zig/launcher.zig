@@ -68,6 +68,8 @@ const Error = cache.Error || error{
     OutOfMemory,
     /// The runtime's dynamic loader is not on this system.
     NoLoader,
+    /// Deno takes lists of paths, and has no way to write a path with a comma in one.
+    Comma,
 };
 
 fn explain(err: Error) []const u8 {
@@ -82,6 +84,7 @@ fn explain(err: Error) []const u8 {
         error.Shared => "others may write to it",
         error.NoExec => "programs in it may not be executed",
         error.NoLoader => "the dynamic loader of glibc is absent",
+        error.Comma => "there is a comma in its path",
         error.Incomplete, error.Damaged => "the content is damaged",
         error.Unsupported, error.Failed => "a system call fails",
     };
@@ -141,10 +144,11 @@ const Launch = struct {
     fn fromCache(launch: *const Launch, path: Text) Error!noreturn {
         const opened: Cache = try .open(path, launch.source.footer.build);
         defer opened.close();
-        const wanted = launch.parts();
-        try opened.provide(launch.source, &wanted);
         var buffer: [file.path_bytes_max]u8 = undefined;
         const directory = try file.pathOf(opened.entry, &buffer);
+        if (std.mem.indexOfScalar(u8, directory, ',') != null) return error.Comma;
+        const wanted = launch.parts();
+        try opened.provide(launch.source, &wanted);
         try file.keepOnExec(opened.entry);
         return launch.start(.{
             .at = opened.entry,
@@ -204,14 +208,12 @@ const Launch = struct {
     }
 
     fn programArguments(launch: *const Launch, files: Files) Error![:null]const ?[*:0]const u8 {
-        // A comma would end the path in a list of permissions; two stand for one.
-        const library = try std.mem.replaceOwned(u8, allocator, files.library, ",", ",,");
         const own = launch.init.args.vector;
         var list: std.ArrayList(?[*:0]const u8) = .empty;
         try list.append(allocator, if (own.len > 0) own[0] else "vhostctl");
         var template = launch.source.arguments();
         while (template.next()) |argument| {
-            const half = try std.mem.replaceOwned(u8, allocator, argument, "{library}", library);
+            const half = try std.mem.replaceOwned(u8, allocator, argument, "{library}", files.library);
             const whole = try std.mem.replaceOwned(u8, allocator, half, "{application}", files.application);
             try list.append(allocator, try allocator.dupeSentinel(u8, whole, 0));
         }

@@ -47,8 +47,9 @@ const EntryName = Hexadecimal(build_bytes);
 const entries_kept = 3;
 const temporary_prefix = ".new-";
 
+/// Unpacking takes a fraction of a second; whoever takes longer is not waited for.
 const wait_step_ms = 5;
-const wait_steps_max = 2000;
+const wait_steps_max = 600;
 
 pub const Cache = struct {
     root: Fd,
