@@ -7,6 +7,7 @@ import {
   isRoot,
   levels,
   libraryPath,
+  mayRunApart,
   names,
   type Outcome,
   reportOf,
@@ -296,8 +297,8 @@ Deno.test("an entry that others could have read or written to is not used", asyn
 });
 
 Deno.test({
-  name: "root has its cache in /var/cache (needs root)",
-  ignore: !isRoot,
+  name: "root has its cache in /var/cache (needs root, and mounts)",
+  ignore: !mayRunApart,
   async fn() {
     const script = 'mount -t tmpfs none /var/cache; "$1" report; stat -c %a /var/cache/vhostctl >&2';
     const outcome = await runApart(script, [file], { HOME: "/nonexistent" });
@@ -341,8 +342,8 @@ Deno.test("paths with blanks and percent signs, relative ones and long ones can 
 });
 
 Deno.test({
-  name: "a cache on a file system without execution is gone around (needs root)",
-  ignore: !isRoot,
+  name: "a cache on a file system without execution is gone around (needs root, and mounts)",
+  ignore: !mayRunApart,
   async fn() {
     const place = fresh();
     await Deno.mkdir(place);
@@ -354,8 +355,8 @@ Deno.test({
 });
 
 Deno.test({
-  name: "a runtime that may not be executed although its file system says so is gone around (needs root)",
-  ignore: !isRoot,
+  name: "a runtime that may not be executed although its file system says so is gone around (needs root, and mounts)",
+  ignore: !mayRunApart,
   async fn() {
     const cache = fresh();
     reportOf(await start(cache, "report"));
@@ -368,8 +369,9 @@ Deno.test({
 });
 
 Deno.test({
-  name: "where programs in memory are forbidden, the cache works, and without it one line says what to do (needs root)",
-  ignore: !isRoot || !await Deno.stat("/proc/sys/vm/memfd_noexec").then(() => true, () => false),
+  name:
+    "where programs in memory are forbidden, the cache works, else one line says what to do (needs root, and mounts)",
+  ignore: !mayRunApart || !await Deno.stat("/proc/sys/vm/memfd_noexec").then(() => true, () => false),
   async fn() {
     const script = 'echo 2 >/proc/sys/vm/memfd_noexec; exec "$1" report';
     const cache = fresh();
@@ -382,8 +384,8 @@ Deno.test({
 });
 
 Deno.test({
-  name: "a cache without enough space is gone around, and emptied again (needs root)",
-  ignore: !isRoot,
+  name: "a cache without enough space is gone around, and emptied again (needs root, and mounts)",
+  ignore: !mayRunApart,
   async fn() {
     const place = fresh();
     await Deno.mkdir(place);

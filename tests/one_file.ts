@@ -105,6 +105,9 @@ export function runApart(
   return run("unshare", shell, { environment });
 }
 
+/** Not everyone may, and in a container not even root. */
+export const mayRunApart = isRoot && (await runApart("mount -t tmpfs none /mnt", [], {})).code === 0;
+
 export async function names(directory: string): Promise<string[]> {
   const found: string[] = [];
   for await (const entry of Deno.readDir(directory)) found.push(entry.name);
