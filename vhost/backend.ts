@@ -118,7 +118,7 @@ export class Backend implements ChannelListener {
   #perform(name: RequestName | undefined, raw: RawMessage): Uint8Array | undefined {
     if (name === undefined) throw new RefusedError("the specification has no such request");
     const next = step(this.#state, readRequest(name, raw, this.#state));
-    this.#state = this.#carryOut(next);
+    this.#state = this.#carryOut(name, next);
     const reply: Row<unknown, unknown>["reply"] = requests[name].reply;
     return typeof reply === "string" || next.answer === undefined ? undefined : reply.encode(next.answer(this.#state));
   }
@@ -151,14 +151,14 @@ export class Backend implements ChannelListener {
   }
 
   /** Returns the state that is reached. If the first effect fails, nothing changed; after a later one, nobody knows. */
-  #carryOut({ state, effects }: Step): SessionState {
+  #carryOut(name: RequestName, { state, effects }: Step): SessionState {
     effects.forEach((effect, i) => {
       try {
         const base = this.#apply(effect);
         if (effect.kind === "stopVring" && effect.keepBase) state = afterStop(state, effect.index, base!);
       } catch (error) {
         const reason = error instanceof Error ? error.message : String(error);
-        throw i === 0 ? new RefusedError(reason) : new ProtocolError(`session broken: ${reason}`);
+        throw i === 0 ? new RefusedError(reason) : new ProtocolError(`${name} half done: ${reason}`);
       }
     });
     return state;

@@ -172,10 +172,10 @@ function chained(state: SessionState, steps: Iterable<(state: SessionState) => S
 /** Under running rings only LOG_ALL may change: at a migration's start and end. */
 function setFeatures(before: SessionState, features: bigint): Step<never> {
   const extra = features & ~before.offer.features;
-  if (extra !== 0n) throw new RefusedError(`features ${featureNames(extra).join(", ")} were not offered`);
+  if (extra !== 0n) throw new RefusedError(`features ${listed(featureNames(extra))} were not offered`);
   const changed = (features ^ (before.features ?? 0n)) & ~featureSet(["LOG_ALL"]);
   if (isRunning(before) && changed !== 0n) {
-    throw new RefusedError(`features ${featureNames(changed).join(", ")} change while rings run: stop the rings first`);
+    throw new RefusedError(`features ${listed(featureNames(changed))} change while rings run: stop the rings first`);
   }
   const state = { ...before, features };
   return chained(state, [
@@ -190,13 +190,19 @@ function setFeatures(before: SessionState, features: bigint): Step<never> {
 function setProtocolFeatures(state: SessionState, protocolFeatures: bigint): Step<never> {
   const extra = protocolFeatures & ~state.offer.protocolFeatures;
   if (extra !== 0n) {
-    throw new RefusedError(`protocol features ${protocolFeatureNames(extra).join(", ")} were not offered`);
+    throw new RefusedError(`protocol features ${listed(protocolFeatureNames(extra))} were not offered`);
   }
   if (isRunning(state) && protocolFeatures !== state.protocolFeatures) {
-    const changed = protocolFeatureNames(protocolFeatures ^ state.protocolFeatures).join(", ");
+    const changed = listed(protocolFeatureNames(protocolFeatures ^ state.protocolFeatures));
     throw new RefusedError(`protocol features ${changed} change while rings run: stop the rings first`);
   }
   return unchanged({ ...state, protocolFeatures });
+}
+
+/** For a line that somebody is to read. */
+function listed(names: readonly string[]): string {
+  const shown = names.slice(0, 4).join(", ");
+  return names.length > 4 ? `${shown} and ${names.length - 4} more` : shown;
 }
 
 function withMemory(before: SessionState, memory: MemoryTable, effect: Effect): Step<never> {
