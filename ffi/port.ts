@@ -42,6 +42,10 @@ export class Port implements Dataplane, Disposable {
     return [this.#engine, this.number];
   }
 
+  setMtu(mtu: number | undefined): void {
+    check(`set MTU of port ${this.number}`, library().port_set_mtu(...this.#place(), mtu ?? 0));
+  }
+
   setMemory(regions: readonly Region[], fds: readonly Fd[]): void {
     const rows = writeStructs("Region", regions.map(rowOf));
     const numbers = new Int32Array(fds.map((fd) => fd.number));

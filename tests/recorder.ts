@@ -14,6 +14,7 @@ export class Recorder implements Dataplane {
   readonly running = new Map<number, VringConfig>();
   readonly enabled = new Set<number>();
   regions: readonly Region[] = [];
+  mtu: number | undefined;
   resetCount = 0;
   /** Asked before each call but `reset`; what it throws, the call throws. */
   beforeCall: (call: string) => void = () => {};
@@ -34,6 +35,11 @@ export class Recorder implements Dataplane {
   /** The calls since the last time. */
   takeCalls(): string[] {
     return this.calls.splice(0);
+  }
+
+  setMtu(mtu: number | undefined): void {
+    this.#record(`mtu ${mtu}`);
+    this.mtu = mtu;
   }
 
   setMemory(regions: readonly Region[], fds: readonly Fd[]): void {
@@ -128,6 +134,7 @@ export class Recorder implements Dataplane {
   reset(): void {
     this.calls.push("reset");
     this.resetCount++;
+    this.mtu = undefined;
     this.running.clear();
     this.enabled.clear();
     this.regions = [];

@@ -447,6 +447,25 @@ Deno.test("NET_SET_MTU: any valid one without a limit of ours, else up to that",
   bound.finish();
 });
 
+Deno.test("host_mtu=: the MTU comes before the feature, and binds once the feature is acknowledged", () => {
+  const peer = new Peer();
+  const withMtu = guestFeatures | featureSet(["MTU"]);
+  peer.handshake();
+  peer.tell("NET_SET_MTU", 1400n, { needReply: true });
+  assert.deepEqual(peer.dataplane.takeCalls(), []);
+  peer.tell("SET_FEATURES", withMtu);
+  assert.equal(peer.dataplane.mtu, 1400);
+  peer.tell("NET_SET_MTU", 1400n, { needReply: true });
+  peer.tell("SET_FEATURES", withMtu);
+  peer.tell("NET_SET_MTU", 9000n, { needReply: true });
+  assert.deepEqual(peer.dataplane.takeCalls(), ["mtu 1400", "mtu 9000"]);
+  peer.tell("RESET_DEVICE", null);
+  assert.deepEqual(peer.dataplane.takeCalls(), ["mtu undefined"]);
+  peer.tell("SET_FEATURES", guestFeatures);
+  assert.equal(peer.dataplane.mtu, undefined, "a guest without the feature was told of no MTU");
+  peer.finish();
+});
+
 Deno.test("Without REPLY_ACK need_reply asks for nothing", () => {
   const peer = new Peer();
   peer.handshake(protocolFeatureSet(["REPLY_ACK"]));

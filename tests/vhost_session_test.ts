@@ -35,6 +35,7 @@ const features = fc.constantFrom(
   packedFeatures,
   packedFeatures | featureSet(["IN_ORDER"]),
   featureSet(["VERSION_1"]),
+  guestFeatures | featureSet(["MTU"]),
   featureSet(["PROTOCOL_FEATURES"]),
   0n,
   1n << 40n,
@@ -159,7 +160,7 @@ function deliver(peer: Peer, message: Message): void {
 
 /** What the session believes, and what the data plane was told. */
 function compare(peer: Peer): void {
-  const { vrings, memory } = peer.backend.state;
+  const { vrings, memory, mtu, features } = peer.backend.state;
   const { running, enabled, regions } = peer.dataplane;
   assert.deepEqual(
     vrings.filter((vring) => vring.running !== undefined).map((vring) => vring.index),
@@ -171,6 +172,7 @@ function compare(peer: Peer): void {
     [...enabled].toSorted((a, b) => a - b),
   );
   assert.deepEqual(memory.regions, regions);
+  assert.equal(peer.dataplane.mtu, ((features ?? 0n) & featureSet(["MTU"])) === 0n ? undefined : mtu);
   const kept = peer.fds.live.size - peer.dataplane.fdCount;
   assert.ok(kept === 0 || kept === 1, `${kept} fds are held beside the data plane's; only the request socket may be`);
 }

@@ -168,6 +168,9 @@ export class Backend implements ChannelListener {
   #apply(effect: Effect): number | undefined {
     const dataplane = this.#dataplane;
     switch (effect.kind) {
+      case "setMtu":
+        dataplane.setMtu(effect.mtu);
+        break;
       case "setMemory":
         dataplane.setMemory(effect.regions, effect.fds);
         break;

@@ -39,6 +39,8 @@ export type VringFd = "kick" | "call" | "err";
 
 /** One port's half of the data plane, driven by its session. Rings are numbered as on the wire. */
 export interface Dataplane {
+  /** The longest frame to the guest, without its Ethernet header, in bytes; the port's own limit, if undefined. */
+  setMtu(mtu: number | undefined): void;
   /** Replaces the whole table at once, also under running rings. Maps `fds[i]` for `regions[i]`; borrows the fds. */
   setMemory(regions: readonly Region[], fds: readonly Fd[]): void;
   /** Adds one region under running rings; borrows the fd. */

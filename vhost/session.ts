@@ -39,6 +39,7 @@ export interface SessionState extends Negotiation {
 
 /** What is to be done outside the session. Fds are still the request's. */
 export type Effect =
+  | { readonly kind: "setMtu"; readonly mtu: number | undefined }
   | { readonly kind: "setMemory"; readonly regions: readonly Region[]; readonly fds: readonly Fd[] }
   | { readonly kind: "addRegion"; readonly region: Region; readonly fd: Fd }
   | { readonly kind: "removeRegion"; readonly region: Region }
@@ -179,6 +180,7 @@ function setFeatures(before: SessionState, features: bigint): Step<never> {
   }
   const state = { ...before, features };
   return chained(state, [
+    (now) => withMtu(before, now),
     ...state.vrings.map(({ index }) => (now: SessionState) => configured(now, now.vrings[index]!)),
     // Without PROTOCOL_FEATURES there is no SET_VRING_ENABLE (vhost-user, Ring states).
     ...hasFeature(features, "PROTOCOL_FEATURES")
@@ -278,12 +280,23 @@ function enableVring(state: SessionState, { index, num }: { index: number; num: 
   return enabled(state, index, num === 1);
 }
 
-function setMtu(state: SessionState, payload: bigint): Step<never> {
-  const max = state.offer.mtu ?? limits.mtuMax;
+function setMtu(before: SessionState, payload: bigint): Step<never> {
+  const max = before.offer.mtu ?? limits.mtuMax;
   if (payload < BigInt(limits.mtuMin) || payload > BigInt(max)) {
     throw new RefusedError(`MTU ${payload}: this port takes ${limits.mtuMin} to ${max}`);
   }
-  return unchanged({ ...state, mtu: Number(payload) });
+  return withMtu(before, { ...before, mtu: Number(payload) });
+}
+
+/** With the feature, no longer frame may go to the guest (virtio 5.1.4.1); without it, the guest was told of none. */
+function mtuOf({ features = 0n, mtu }: SessionState): number | undefined {
+  return hasFeature(features, "MTU") ? mtu : undefined;
+}
+
+/** QEMU tells the MTU before it acknowledges the feature. */
+function withMtu(before: SessionState, state: SessionState): Step<never> {
+  const mtu = mtuOf(state);
+  return { state, effects: mtu === mtuOf(before) ? [] : [{ kind: "setMtu", mtu }] };
 }
 
 /**
@@ -304,8 +317,7 @@ function resetDevice(before: SessionState): Step<never> {
       (now: SessionState) => enabled(now, index, false),
     ]),
   );
-  return {
-    state: { ...state, features: undefined, status: 0, vrings: state.vrings.map(({ index }) => initialVring(index)) },
-    effects,
-  };
+  const vrings = state.vrings.map(({ index }) => initialVring(index));
+  const reset = withMtu(state, { ...state, features: undefined, status: 0, vrings });
+  return { state: reset.state, effects: [...effects, ...reset.effects] };
 }

@@ -113,9 +113,17 @@ pub const Engine = struct {
             vring.enabled = false;
             for ([_]abi.VringFd{ .kick, .call, .err }) |kind| replaceFd(vring, kind, -1);
         }
+        port.mtu = port.mtu_opened;
         engine.fabric.macs.forget(port.number);
         engine.release();
         empty.destroy();
+    }
+
+    /// `mtu` 0: back to what the port was opened with.
+    pub fn setMtu(engine: *Engine, port: *Port, mtu: u32) Error!void {
+        try engine.hold();
+        port.mtu = if (mtu == 0) port.mtu_opened else mtu;
+        engine.release();
     }
 
     /// Replaces the whole memory table, also under running rings: they go on in it.

@@ -87,6 +87,13 @@ pub export fn port_reset(handle: u32, number: u32) i32 {
     return 0;
 }
 
+/// The longest frame to the guest, without its Ethernet header; 0: as the port was opened.
+pub export fn port_set_mtu(handle: u32, number: u32, mtu: u32) i32 {
+    const place = portOf(handle, number) orelse return status(.no_such_handle);
+    place.engine.setMtu(place.port, mtu) catch |reason| return failure(reason);
+    return 0;
+}
+
 /// Maps `fds[i]`, borrowed, for `regions[i]`.
 pub export fn port_set_memory(
     handle: u32,

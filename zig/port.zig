@@ -9,7 +9,10 @@ const Vring = @import("vring.zig").Vring;
 
 pub const Port = struct {
     number: u16,
+    /// Longest frame to the guest, without its Ethernet header; 0: no limit.
     mtu: u32,
+    /// As opened: what `mtu` is while the front end asks for no other.
+    mtu_opened: u32,
     memory: Memory,
     vrings: []align(64) Vring,
     /// The toGuest rings that are up, by queue. Rebuilt while workers are paused.
@@ -23,6 +26,7 @@ pub const Port = struct {
         errdefer allocator.destroy(port);
         port.number = number;
         port.mtu = config.mtu;
+        port.mtu_opened = config.mtu;
         port.memory.init();
         port.receiver_count = 0;
         port.vrings = try allocator.alignedAlloc(Vring, .@"64", 2 * config.queue_pairs);
