@@ -43,5 +43,12 @@ export * from "./vhost/channel.ts";
 export type { Dataplane, Region, VringConfig, VringFd } from "./vhost/dataplane.ts";
 export * from "./vhost/error.ts";
 export { Fd } from "./vhost/fd.ts";
+export * from "./vhost/frontend.ts";
 export * from "./vhost/offer.ts";
-export { type FeatureName, featureNames, hasFeature, type ProtocolFeatureName } from "./vhost/spec.ts";
+export {
+  type FeatureName,
+  featureNames,
+  hasFeature,
+  hasProtocolFeature,
+  type ProtocolFeatureName,
+} from "./vhost/spec.ts";

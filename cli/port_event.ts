@@ -25,6 +25,8 @@ export type Occurrence =
   | { readonly event: "refused"; readonly reason: string }
   /** The same again and again, told once for many. */
   | { readonly event: "repeated"; readonly what: string; readonly count: number; readonly seconds: number }
+  /** More happened than there is sense in telling. */
+  | { readonly event: "untold"; readonly count: number }
   | RingFinding;
 
 function ringName(ring: number): string {
@@ -54,6 +56,8 @@ function text(happened: PortEvent): string {
       return `front end not let in: ${happened.reason}`;
     case "repeated":
       return `${happened.count} times more in ${happened.seconds} s: ${happened.what}`;
+    case "untold":
+      return `${happened.count} occurrences more: too many to tell each`;
     case "ring_broken":
       return `${ringName(happened.ring)} is broken: ${happened.reason.replaceAll("_", " ")}: ` +
         "it rests until the guest's driver starts it again";

@@ -16,6 +16,7 @@ import {
 import type { Occurrence, PortEvent } from "./port_event.ts";
 import type { PortPlan } from "./port_option.ts";
 import type { PortSample, PortState } from "./port_sample.ts";
+import { Budget } from "./budget.ts";
 import { Repeats } from "./repeats.ts";
 import { RingWatch } from "./ring_watch.ts";
 
@@ -29,6 +30,9 @@ const hurry_ms = 500;
 const handover_ms = 100;
 const firstPause_ms = 100;
 const lastPause_ms = 1000;
+/** A front end or a guest that makes more happen is told of by number. */
+const tellBurst = 50;
+const tellPerSecond = 5;
 /** What a port works with. */
 export interface PortServerParts {
   readonly plan: PortPlan;
@@ -63,6 +67,9 @@ export class PortServer implements Disposable {
   readonly #vain: Repeats;
   readonly #turnedAway: Repeats;
   readonly #rings: RingWatch;
+  readonly #budget = new Budget(tellBurst, tellPerSecond);
+  /** Occurrences that were not told. */
+  #untold = 0;
   #listener: Disposable | undefined;
   #session: Session | undefined;
   /** The newcomer while another session is there. */
@@ -231,6 +238,7 @@ export class PortServer implements Disposable {
     const now_ms = performance.now();
     this.#vain.tick(now_ms);
     this.#turnedAway.tick(now_ms);
+    this.#tellUntold(now_ms);
     const session = this.#session;
     if (session?.backend === undefined) return;
     if (now_ms - session.since_ms >= shortSession_ms) {
@@ -242,7 +250,7 @@ export class PortServer implements Disposable {
 
   /** To be called when a ring broke, of whichever port. */
   lookForBroken(): void {
-    this.#rings.lookForBroken();
+    if (this.#session?.started_ms !== undefined) this.#rings.lookForBroken();
   }
 
   /** The port as it is now. */
@@ -270,7 +278,14 @@ export class PortServer implements Disposable {
   }
 
   #tell(occurrence: Occurrence): void {
-    this.#parts.happened({ port: this.plan.name, ...occurrence });
+    if (this.#budget.take(performance.now())) this.#parts.happened({ port: this.plan.name, ...occurrence });
+    else this.#untold++;
+  }
+
+  #tellUntold(now_ms: number): void {
+    if (this.#untold === 0 || !this.#budget.take(now_ms)) return;
+    this.#parts.happened({ port: this.plan.name, event: "untold", count: this.#untold });
+    this.#untold = 0;
   }
 
   #repeats(what: string): Repeats {

@@ -7,6 +7,8 @@ import { CommandError } from "./error.ts";
 
 function why(error: unknown): string {
   if (error instanceof Deno.errors.PermissionDenied) return "permission denied";
+  // Deno itself keeps /proc, /sys and the like.
+  if (error instanceof Deno.errors.NotCapable) return "no folder for sockets can be there";
   if (error instanceof Deno.errors.NotFound) return "the folder above it does not exist";
   if (error instanceof Deno.errors.NotADirectory) return "the path leads through a file";
   return error instanceof Error ? error.message : String(error);

@@ -84,6 +84,18 @@ Deno.test("lines arrive whole and in order", async () => {
   equal(reader.text, `${expected.join("\n")}\n{"big":1099511627776,"text":"a"}\n`);
 });
 
+Deno.test("a line that comes just as the last one is delivered is not left lying", async () => {
+  for (let turns = 0; turns < 20; turns++) {
+    const reader = new Reader(false);
+    const output = new Output(reader, {});
+    output.line("first");
+    for (let turn = 0; turn < turns; turn++) await Promise.resolve();
+    output.line("last");
+    await output.close();
+    equal(reader.text, "first\nlast\n", `after ${turns} turns`);
+  }
+});
+
 Deno.test("frames and colours are for terminals", async () => {
   const cases: [terminal: boolean, environment: Record<string, string>, colour: boolean, frame: boolean][] = [
     [true, { TERM: "xterm" }, true, true],

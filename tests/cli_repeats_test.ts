@@ -1,6 +1,7 @@
 /** A peer that comes 600 times a second makes a few lines, not 600 a second. */
 
 import { deepEqual, equal } from "node:assert/strict";
+import { Budget } from "../cli/budget.ts";
 import { Repeats } from "../cli/repeats.ts";
 
 Deno.test("the first is told, the rest by number, less and less often", () => {
@@ -27,4 +28,16 @@ Deno.test("what comes once in a while is told each time", () => {
     repeats.tick(now_ms + 2500);
   }
   deepEqual(told, []);
+});
+
+Deno.test("a budget allows a burst, then so many a second", () => {
+  const budget = new Budget(10, 2);
+  const taken = (from_ms: number, to_ms: number) => {
+    let count = 0;
+    for (let now_ms = from_ms; now_ms < to_ms; now_ms += 10) count += budget.take(now_ms) ? 1 : 0;
+    return count;
+  };
+  equal(taken(1000, 1200), 10);
+  equal(taken(1200, 11_200), 20);
+  equal(taken(100_000, 100_100), 10);
 });
