@@ -154,11 +154,12 @@ export class Output {
   }
 
   #push(text: string): void {
-    if (this.broken.aborted) return;
+    if (this.broken.aborted || text === "") return;
     this.#waiting += text;
-    this.#writing ??= this.#drain().finally(() => this.#writing = undefined);
+    this.#writing ??= this.#drain();
   }
 
+  /** Only with something in waiting: ends in the same turn in which it finds nothing more, so that no text is left. */
   async #drain(): Promise<void> {
     try {
       while (this.#waiting !== "") {
@@ -169,6 +170,8 @@ export class Output {
     } catch {
       this.#waiting = "";
       this.#broken.abort();
+    } finally {
+      this.#writing = undefined;
     }
   }
 }
