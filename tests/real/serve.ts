@@ -20,6 +20,7 @@ export type Counters = Readonly<Record<string, number>>;
 export interface PortReport {
   readonly port: string;
   readonly state: string;
+  readonly queue_pairs_up: number;
   readonly to_guest: Counters;
   readonly from_guest: Counters;
 }
@@ -83,6 +84,13 @@ export class Serve implements AsyncDisposable {
   /** Counters of all ports by name, as they are from now on. */
   async ports(): Promise<Map<string, PortReport>> {
     return byName(await this.until("stats", {}, { from: this.now }));
+  }
+
+  /** Waits until each port has so many queue pairs that carry packets: a driver may think so earlier than we do. */
+  async up(queue_pairs: number): Promise<void> {
+    await eventually(`serve has ${queue_pairs} queue pairs up on each port`, event_timeout_ms, async () => {
+      return [...(await this.ports()).values()].every((port) => port.queue_pairs_up === queue_pairs) || undefined;
+    }, 0);
   }
 
   /** Ends it as a user does, and returns the last counters. */
