@@ -13,40 +13,52 @@ bundle() {
   fi
 }
 
-# compile OUTPUT NAME FLAG...: one of our programs, stripped.
+# is_stale FILE KEY: whether FILE was not made with KEY. What makes it writes the key last.
+is_stale() {
+  local file="$1" key="$2" made_with=""
+  [[ -e "$file" && -r "$file.key" ]] && read -r made_with <"$file.key"
+  [[ "$made_with" != "$key" ]]
+}
+
+# compile NAME FLAG...: build/NAME from zig/NAME.zig, unless it is there and none of the launcher's sources has changed.
 compile() {
-  local output="$1" name="$2"
-  shift 2
-  "$ZIG" build-exe -fstrip "$@" -femit-bin="$output" "$ROOT/zig/$name.zig" >&2 && return
-  say "build: zig/$name.zig does not compile: see the messages above"
-  return 1
+  local name="$1" file="$ROOT/build/$1" key
+  shift
+  read -r key _ < <(cd "$ROOT" && sha256sum zig/launcher*.zig tools.lock scripts/one_file.sh | sha256sum)
+  is_stale "$file" "$key" || return 0
+  say "build: $name"
+  rm -f "$file.key"
+  if ! "$ZIG" build-exe -fstrip "$@" -femit-bin="$file" "$ROOT/zig/$name.zig" >&2; then
+    say "build: zig/$name.zig does not compile: see the messages above"
+    return 1
+  fi
+  printf '%s\n' "$key" >"$file.key"
 }
 
 # Compresses the runtime unless it is the one compressed last, by the same code.
 compress() {
-  local packer="$1" file="$ROOT/build/deno.lz4" key built=""
+  local file="$ROOT/build/deno.lz4" key
   read -r key _ < <(cat "$DENO" "$ROOT/zig/launcher_lz4.zig" | sha256sum)
-  [[ -r "$file.key" && -e "$file" ]] && read -r built <"$file.key"
-  [[ "$built" == "$key" ]] && return
+  is_stale "$file" "$key" || return 0
   say "build: compressing the Deno runtime (once, some 15 s)"
   rm -f "$file.key"
-  "$packer" compress "$DENO" "$file" || return
+  "$ROOT/build/launcher_pack" compress "$DENO" "$file" || return
   printf '%s\n' "$key" >"$file.key"
 }
 
-# assemble DIRECTORY LEVEL...: everything that dist/vhostctl is made of, in that directory but for what is kept, and then the file.
+# assemble DIRECTORY LEVEL...: the file and the program inside it, in that directory; in build/, what is kept for the next time.
 assemble() {
   local directory="$1" level
   local -a libraries
   shift
   for level in "$@"; do libraries+=("$ROOT/build/libvring-$level.so"); done
   bundle "$directory/vhostctl.js" || return
-  # Safe, but with traps for messages: the runtime for these is larger than the launcher. It needs little stack, and a larger one
+  # Safe, but with traps for messages: the code for these is larger than the launcher. It needs little stack, and a larger one
   # asked for here would be handed on to Deno as a limit.
-  compile "$directory/launcher" launcher -O ReleaseSafe -target "$(uname -m)-linux-none" -mcpu baseline -fsingle-threaded --stack 1048576 || return
-  compile "$directory/launcher_pack" launcher_pack -O ReleaseFast || return
-  compress "$directory/launcher_pack" || return
-  "$directory/launcher_pack" assemble "$directory/vhostctl" "$directory/launcher" "$ROOT/build/deno.lz4" "$directory/vhostctl.js" \
+  compile launcher -O ReleaseSafe -target "$(uname -m)-linux-none" -mcpu baseline -fsingle-threaded --stack 1048576 || return
+  compile launcher_pack -O ReleaseFast || return
+  compress || return
+  "$ROOT/build/launcher_pack" assemble "$directory/vhostctl" "$ROOT/build/launcher" "$ROOT/build/deno.lz4" "$directory/vhostctl.js" \
     "${libraries[@]}" -- run --quiet --cached-only --no-remote --no-config --no-lock --no-npm --ext=js \
     "${permissions[@]}" '--allow-ffi={library}' '{application}'
 }
@@ -61,7 +73,6 @@ one_file() {
   assemble "$temporary" "$@" || status=$?
   if [[ "$status" -eq 0 ]]; then
     chmod 755 "$temporary/vhostctl"
-    mv "$temporary/launcher" "$temporary/launcher_pack" "$ROOT/build/"
     mv "$temporary/vhostctl" "$ROOT/dist/vhostctl"
   fi
   rm -rf "$temporary"
