@@ -32,7 +32,7 @@ pub const Split = struct {
     next_avail: u16,
     /// The avail index as last seen.
     avail_idx: u16,
-    /// `next_avail` at the last flush: the driver cannot have offered more than the ring behind it.
+    /// `next_avail` at the last flush: what was taken since then still fills the ring.
     released: u16,
     /// The used index as the driver sees it, and as it will be.
     used_idx: u16,
@@ -82,7 +82,8 @@ pub const Split = struct {
         if (ring.next_avail == ring.avail_idx) {
             const idx = @atomicLoad(u16, &ring.avail[1], .acquire);
             if (idx == ring.next_avail) return null;
-            if (idx -% ring.released > ring.size) return error.BadAvailIndex;
+            const room = ring.size - (ring.next_avail -% ring.released);
+            if (idx -% ring.next_avail > room) return error.BadAvailIndex;
             ring.avail_idx = idx;
         }
         const slot = ring.next_avail & (ring.size - 1);
