@@ -294,7 +294,8 @@ pub const GuestTraffic = extern struct {
     count: u64,
     /// Frames a second; 0: as fast as it goes.
     rate: u64,
-    /// 60 to 65535. From `frame_bytes_min` to `frame_bytes` at random, unless that is 0.
+    /// 60 to 65535, also where it only receives, as what to expect. From `frame_bytes_min` on at random,
+    /// unless that is 0.
     frame_bytes: u32,
     frame_bytes_min: u32,
     /// One frame in about so many carries a checksum over its whole payload; 0: none, 1: every one,

@@ -20,6 +20,7 @@ test {
     _ = @import("driver_split.zig");
     _ = @import("engine.zig");
     _ = @import("flow.zig");
+    _ = @import("guest.zig");
     _ = @import("handles.zig");
     _ = @import("listener.zig");
     _ = @import("mac_table.zig");

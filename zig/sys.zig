@@ -450,6 +450,10 @@ pub fn bindToCpu(cpu: u32) Error!void {
     _ = try check(linux.syscall3(.sched_setaffinity, 0, @sizeOf(linux.cpu_set_t), @intFromPtr(&set)));
 }
 
+/// For every thread of ours. Thread-local data is taken from it: a quarter of a megabyte with Zig's
+/// own signal stack.
+pub const thread_stack_bytes = 1 << 20;
+
 pub fn threadId() i32 {
     return linux.gettid();
 }

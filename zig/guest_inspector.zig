@@ -1,0 +1,271 @@
+//! What a simulated guest makes of the frames it receives: every one is told apart, followed by its
+//! sequence number, and, where it carries a checksum, verified.
+//!
+//! One thread. What is as expected costs a handful of comparisons in one line of memory.
+
+const std = @import("std");
+const abi = @import("abi.zig");
+const guest_frame = @import("guest_frame.zig");
+const guest_track = @import("guest_track.zig");
+const sys = @import("sys.zig");
+
+const Track = guest_track.Track;
+
+/// Senders that one guest follows; frames of others are foreign.
+const sources_max = 64;
+
+const Source = struct {
+    mac: u64,
+    flows: [guest_frame.flows_max]Track,
+};
+
+/// A step in a sequence that no loss explains.
+const leap_max = 1 << 32;
+
+pub const Inspector = struct {
+    mac: u64,
+    /// Every frame must carry a checksum.
+    check_all: bool,
+    /// The first 16 bytes of the last frame for us, and its sender.
+    low: u64,
+    high: u64,
+    source: *Source,
+    sources: *[sources_max]Source,
+    source_count: u32,
+    stats: *abi.GuestStats,
+
+    pub fn create(stats: *abi.GuestStats) error{OutOfMemory}!Inspector {
+        // Straight from the kernel, so that it is zero, and takes memory for what is used only.
+        const memory = std.heap.page_allocator.rawAlloc(@sizeOf([sources_max]Source), alignment, @returnAddress()) orelse
+            return error.OutOfMemory;
+        const sources: *[sources_max]Source = @ptrCast(@alignCast(memory));
+        return .{
+            .mac = 0,
+            .check_all = false,
+            .low = 0,
+            .high = 0,
+            .source = &sources[0],
+            .sources = sources,
+            .source_count = 0,
+            .stats = stats,
+        };
+    }
+
+    pub fn destroy(self: *Inspector) void {
+        std.heap.page_allocator.rawFree(std.mem.asBytes(self.sources), alignment, @returnAddress());
+    }
+
+    const alignment: std.mem.Alignment = .fromByteUnits(std.heap.page_size_min);
+
+    /// Before a run. Flows are followed on from the run before.
+    pub fn start(self: *Inspector, mac: u64, check_all: bool) void {
+        self.mac = mac;
+        self.check_all = check_all;
+        self.low = 0;
+        self.high = 0;
+    }
+
+    /// Whether a frame is just the next one of its flow, without a checksum and like the one before
+    /// it. `head` has its first `guest_frame.bytes_min` bytes; a longer frame may go on elsewhere.
+    pub inline fn isExpected(self: *Inspector, head: [*]const u8, len: u32) bool {
+        @setRuntimeSafety(false);
+        const words: *align(1) const [4]u64 = @ptrCast(head);
+        if (words[0] != self.low or words[1] != self.high) return false;
+        const flow = guest_frame.flowOf(head);
+        if (flow >= guest_frame.flows_max) return false;
+        const track = &self.source.flows[flow];
+        if (track.network[0] != words[2] or track.network[1] != words[3] or track.frame_bytes != len) return false;
+        // With a flag in it, it is another number.
+        if (guest_frame.sequenceOf(head) != track.next) return false;
+        track.next += 1;
+        return true;
+    }
+
+    /// Looks at a whole frame. False: not for us, or not as it was sent; counted.
+    pub fn inspect(self: *Inspector, frame: []const u8) bool {
+        const parsed = guest_frame.parse(frame) orelse {
+            const announcement = guest_frame.isAnnouncement(frame);
+            return refuse(if (announcement) &self.stats.announcements else &self.stats.foreign);
+        };
+        const ours = parsed.destination == self.mac or parsed.destination == guest_frame.broadcast;
+        if (!ours) return refuse(&self.stats.foreign);
+        const source = self.find(parsed.source) orelse return refuse(&self.stats.foreign);
+        const track = &source.flows[parsed.flow];
+        const intact = self.isIntact(frame, parsed, track);
+        const number = parsed.sequence & guest_frame.number_mask;
+        if (!intact) {
+            // It did arrive: where its number can be true, it is not lost as well.
+            if (track.known and number -% track.next < near) track.see(number, self.counts());
+            return refuse(&self.stats.corrupted);
+        }
+        if (track.known and track.stream == parsed.stream) {
+            track.see(number, self.counts());
+        } else {
+            track.begin(parsed.stream, number);
+            self.stats.streams += 1;
+            self.stats.unseen += number;
+        }
+        if (parsed.sequence & guest_frame.timed != 0) self.time(frame);
+        self.remember(frame, source, track);
+        return true;
+    }
+
+    const near = 1024;
+
+    fn refuse(counter: *u64) bool {
+        counter.* += 1;
+        return false;
+    }
+
+    fn isIntact(self: *Inspector, frame: []const u8, parsed: guest_frame.Parsed, track: *const Track) bool {
+        if (parsed.len != frame.len) return false;
+        if (parsed.sequence & guest_frame.checked != 0) {
+            self.stats.received_checked += 1;
+            return guest_frame.isIntact(frame);
+        }
+        if (self.check_all or !guest_frame.isHeaderIntact(frame.ptr)) return false;
+        if (!track.known or track.stream != parsed.stream) return true;
+        const number = parsed.sequence & guest_frame.number_mask;
+        return number < track.next or number - track.next < leap_max;
+    }
+
+    fn find(self: *Inspector, mac: u64) ?*Source {
+        for (self.sources[0..self.source_count]) |*source| if (source.mac == mac) return source;
+        if (self.source_count == sources_max) return null;
+        const source = &self.sources[self.source_count];
+        source.mac = mac;
+        self.source_count += 1;
+        return source;
+    }
+
+    fn remember(self: *Inspector, frame: []const u8, source: *Source, track: *Track) void {
+        // Where every frame is to be looked at, none is like the one before.
+        if (self.check_all) return;
+        const words: *align(1) const [4]u64 = @ptrCast(frame.ptr);
+        self.low = words[0];
+        self.high = words[1];
+        self.source = source;
+        track.network = .{ words[2], words[3] };
+        track.frame_bytes = @intCast(frame.len);
+    }
+
+    fn time(self: *Inspector, frame: []const u8) void {
+        const stats = self.stats;
+        const age = guest_frame.ageOf(frame.ptr, sys.nanoseconds());
+        if (stats.latency_count == 0 or age < stats.latency_min_ns) stats.latency_min_ns = age;
+        stats.latency_max_ns = @max(stats.latency_max_ns, age);
+        stats.latency_last_ns = age;
+        stats.latency_sum_ns += age;
+        stats.latency_count += 1;
+        stats.latency[bucketOf(age)] += 1;
+    }
+
+    fn counts(self: *Inspector) guest_track.Counts {
+        const stats = self.stats;
+        return .{ .lost = &stats.lost, .reordered = &stats.reordered, .duplicated = &stats.duplicated };
+    }
+};
+
+/// As `abi.GuestStats.latency` says it.
+fn bucketOf(age_ns: u64) usize {
+    const age = @max(age_ns, 1);
+    const doubling: u6 = @intCast(63 - @clz(age));
+    const quarter = if (doubling >= 2) age >> (doubling - 2) & 3 else age << (2 - doubling) & 3;
+    return @intCast(@min(@as(u64, doubling) * 4 + quarter, abi.latency_buckets_max - 1));
+}
+
+test bucketOf {
+    for ([_]u64{ 0, 1, 2, 3, 4, 5, 7, 8, 1000, 1024, 1280 }, [_]usize{ 0, 0, 4, 6, 8, 9, 11, 12, 39, 40, 41 }) |age, bucket| {
+        try std.testing.expectEqual(bucket, bucketOf(age));
+    }
+    try std.testing.expectEqual(abi.latency_buckets_max - 1, bucketOf(std.math.maxInt(u64)));
+}
+
+const TestRun = struct {
+    stats: abi.GuestStats,
+    inspector: Inspector,
+    frame: [200]u8,
+    number: u64,
+
+    const mac = 0x525400000002;
+
+    fn init(self: *TestRun, check_all: bool) !void {
+        self.stats = std.mem.zeroes(abi.GuestStats);
+        self.inspector = try .create(&self.stats);
+        self.inspector.start(mac, check_all);
+        self.number = 0;
+    }
+
+    fn build(self: *TestRun, number: u64, flags: u64) void {
+        guest_frame.writeHeader(&self.frame, .{ .source = 0x525400000001, .destination = mac, .stream = 1 }, 0, 200);
+        guest_frame.writeSequence(&self.frame, number | flags);
+        if (flags & guest_frame.checked != 0) guest_frame.seal(&self.frame);
+    }
+
+    fn arrive(self: *TestRun) void {
+        if (!self.inspector.isExpected(&self.frame, 200)) _ = self.inspector.inspect(&self.frame);
+    }
+
+    fn send(self: *TestRun, flags: u64) void {
+        self.build(self.number, flags);
+        self.number += 1;
+        self.arrive();
+    }
+
+    fn expect(self: *TestRun, comptime field: []const u8, count: u64) !void {
+        const faults = .{ "lost", "duplicated", "reordered", "corrupted", "foreign", "bad_header" };
+        inline for (faults) |name| {
+            const expected = if (std.mem.eql(u8, name, field)) count else 0;
+            try std.testing.expectEqual(expected, @field(self.stats, name));
+            @field(self.stats, name) = 0;
+        }
+    }
+};
+
+test "each fault is counted as what it is, in checked frames and in others" {
+    for ([_]u64{ 0, guest_frame.checked }) |flags| {
+        var run: TestRun = undefined;
+        try run.init(flags != 0);
+        defer run.inspector.destroy();
+        for (0..100) |_| run.send(flags);
+        try run.expect("", 0);
+        run.number += 3;
+        run.send(flags);
+        try run.expect("lost", 3);
+        run.arrive();
+        try run.expect("duplicated", 1);
+        run.build(run.number + 1, flags);
+        run.arrive();
+        run.build(run.number, flags);
+        run.arrive();
+        run.number += 2;
+        try run.expect("reordered", 1);
+        run.build(run.number, flags);
+        run.frame[if (flags != 0) 150 else 22] ^= 4;
+        run.arrive();
+        run.number += 1;
+        try run.expect("corrupted", 1);
+        run.build(run.number, flags);
+        run.frame[5] = 3;
+        run.arrive();
+        try run.expect("foreign", 1);
+        run.send(flags);
+        try run.expect("", 0);
+    }
+}
+
+test "a checked frame that lost its flag is corrupted where all are checked; a sender may start anew" {
+    var run: TestRun = undefined;
+    try run.init(true);
+    defer run.inspector.destroy();
+    run.send(guest_frame.checked);
+    run.send(0);
+    try run.expect("corrupted", 1);
+    guest_frame.writeHeader(&run.frame, .{ .source = 0x525400000001, .destination = TestRun.mac, .stream = 2 }, 0, 200);
+    guest_frame.writeSequence(&run.frame, 10 | guest_frame.checked);
+    guest_frame.seal(&run.frame);
+    run.arrive();
+    try run.expect("", 0);
+    try std.testing.expectEqual(2, run.stats.streams);
+    try std.testing.expectEqual(10, run.stats.unseen);
+}
