@@ -34,6 +34,7 @@ install_compilers() {
     rm -rf "$temporary"
     lacking "set-up: pip could not install what tools.lock names: see its message above"
   fi
+  chmod 755 "$temporary"
   mv -T "$temporary" "$target"
 }
 
