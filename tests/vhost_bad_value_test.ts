@@ -198,6 +198,30 @@ for (const { title, size = 256, base = 0, address = {}, features = guestFeatures
   });
 }
 
+Deno.test("Each area of a ring may end where its region ends, and not a step beyond", () => {
+  const size = 64;
+  const areas = {
+    split: { features: guestFeatures, desc: [1024, 16], avail: [134, 2], used: [518, 4] },
+    packed: { features: packedFeatures, desc: [1024, 16], avail: [4, 4], used: [4, 4] },
+  } as const;
+  for (const { features, ...layout } of Object.values(areas)) {
+    for (const [area, [bytes, align]] of Object.entries(layout)) {
+      const last = (end - BigInt(bytes)) / BigInt(align) * BigInt(align);
+      // The region begins at a multiple of any alignment, in both kinds of address.
+      const peer = new Peer();
+      peer.prepare(features);
+      peer.tell("SET_VRING_NUM", { index: 0, num: size });
+      peer.tell("SET_VRING_BASE", { index: 0, num: 0 });
+      peer.tell("SET_VRING_ADDR", { ...addressOf(0), [area]: last + BigInt(align) });
+      peer.refuses("SET_VRING_KICK", 0n, outside);
+      peer.tell("SET_VRING_ADDR", { ...addressOf(0), [area]: last });
+      peer.tell("SET_VRING_KICK", 0n, { needReply: true });
+      assert.equal(peer.dataplane.running.size, 1, area);
+      peer.finish();
+    }
+  }
+});
+
 Deno.test("Every legal size starts: powers of two for split, any for packed rings", () => {
   for (const size of [1, 2, 4, 256, 1024, 32768]) {
     const peer = new Peer();

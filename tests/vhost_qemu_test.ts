@@ -195,9 +195,11 @@ Deno.test("QMP stop and cont: SET_STATUS 0 before GET_VRING_BASE forgets no posi
   peer.prepare();
   peer.startVring(0);
   peer.startVring(1);
+  peer.tell("SET_VRING_BASE", { index: 2, num: 0x55 });
   peer.tell("SET_STATUS", 0xfn);
   peer.dataplane.advance = 0x67;
   peer.tell("SET_STATUS", 0n);
+  assert.equal(peer.base(2), 0x55, "nor the base of a ring that has not started");
   assert.equal(peer.base(0), 0x67);
   assert.equal(peer.base(1), 0x67);
   assert.deepEqual(peer.events.slice(1), ["stopped"]);

@@ -29,7 +29,7 @@ export interface OfferOptions {
 
 /**
  * What the data plane can do, and what each needs: one of every list (virtio 5.1.3.1; a device must not offer a feature
- * without those it requires, 2.2.1). Bits from 32 up are for VERSION_1 drivers only (6).
+ * without those it requires, 2.2.1). Bits from 32 up are for VERSION_1 drivers only (6). What others need comes first.
  */
 const features: Partial<Record<FeatureName, readonly (readonly FeatureName[])[]>> = {
   VERSION_1: [],
@@ -88,16 +88,13 @@ export function makeOffer({ queuePairs = 1, mtu, withheld = [] }: OfferOptions =
   };
 }
 
-/** Leaves out what is withheld, then again and again what lost something that it needs. */
+/** Leaves out what is withheld, and what by that has lost something that it needs. */
 function keptFeatures(withheld: readonly string[]): ReadonlySet<FeatureName> {
-  const kept = new Set((Object.keys(features) as FeatureName[]).filter((name) => !withheld.includes(name)));
-  let count: number;
-  do {
-    count = kept.size;
-    for (const name of [...kept]) {
-      if (!features[name]!.every((choice) => choice.some((one) => kept.has(one)))) kept.delete(name);
-    }
-  } while (kept.size < count);
+  const kept = new Set<FeatureName>();
+  for (const [name, needs] of Object.entries(features) as [FeatureName, readonly (readonly FeatureName[])[]][]) {
+    const whole = needs.every((choice) => choice.some((one) => kept.has(one)));
+    if (whole && !withheld.includes(name)) kept.add(name);
+  }
   return kept;
 }
 
