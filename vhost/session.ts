@@ -100,7 +100,7 @@ const handlers: { readonly [N in RequestName]?: Handler<N> } = {
   GET_FEATURES: (state) => answered(state, () => state.offer.features),
   SET_FEATURES: setFeatures,
   SET_OWNER: unchanged,
-  // "It is recommended that back-ends either ignore this message, or use it to disable all rings."
+  // Deprecated; to ignore it is one of the two ways that the specification recommends.
   RESET_OWNER: unchanged,
   SET_MEM_TABLE: setMemoryTable,
   SET_VRING_NUM: (state, { index, num }) => configured(state, withSize(vringOf(state, index), num)),
