@@ -7,6 +7,7 @@
 const std = @import("std");
 const abi = @import("abi.zig");
 const Engine = @import("engine.zig").Engine;
+const guest_file = @import("guest.zig");
 const Handles = @import("handles.zig").Handles;
 const Port = @import("port.zig").Port;
 const Pump = @import("pump.zig").Pump;
@@ -14,9 +15,10 @@ const sys = @import("sys.zig");
 const Vring = @import("vring.zig").Vring;
 
 /// Calls that may wait: TypeScript makes them on a thread of their own.
-pub const blocking = .{ "engine_close", "pump_wait" };
+pub const blocking = .{ "engine_close", "pump_wait", "guest_stop", "guest_close" };
 
 var engines: Handles(Engine, abi.engines_max) = .{};
+var guests: Handles(guest_file.Guest, abi.guests_max) = .{};
 var pumps: Handles(Pump, abi.pumps_max) = .{};
 
 // Engines and workers.
@@ -309,6 +311,74 @@ pub export fn fd_memory_file(size: *const u64) i32 {
     return sys.memoryFile("vhostctl", size.*) catch |reason| failure(reason);
 }
 
+// Simulated guests.
+
+/// Returns a handle.
+pub export fn guest_open(config: *const abi.GuestConfig) i32 {
+    const guest = guest_file.Guest.open(config.*) catch |reason| return failure(reason);
+    return handleOf(guests.open(guest)) orelse {
+        guest.close();
+        return status(.limit_reached);
+    };
+}
+
+/// Ends its thread and frees its memory here; a back end that has it mapped keeps it.
+pub export fn guest_close(handle: u32) i32 {
+    const guest = guests.close(handle) orelse return status(.no_such_handle);
+    guest.close();
+    return 0;
+}
+
+/// Returns the fd, the guest's own, of its one region.
+pub export fn guest_memory(handle: u32, region: *abi.Region) i32 {
+    const guest = guests.get(handle) orelse return status(.no_such_handle);
+    region.* = guest.region();
+    return guest.fd;
+}
+
+/// Rings are numbered as on the wire: 2i receives, 2i + 1 sends.
+pub export fn guest_vring(handle: u32, index: u32, vring: *abi.GuestVring) i32 {
+    const guest = guests.get(handle) orelse return status(.no_such_handle);
+    if (index >= guest.vringCount()) return status(.invalid_argument);
+    vring.* = guest.vring(index);
+    return 0;
+}
+
+/// All rings as new. Neither the guest nor a device works on them.
+pub export fn guest_reset(handle: u32) i32 {
+    const guest = guests.get(handle) orelse return status(.no_such_handle);
+    guest.reset() catch |reason| return failure(reason);
+    return 0;
+}
+
+pub export fn guest_start(handle: u32, traffic: *const abi.GuestTraffic) i32 {
+    const guest = guests.get(handle) orelse return status(.no_such_handle);
+    guest.start(traffic.*) catch |reason| return failure(reason);
+    return 0;
+}
+
+/// Joins its thread, if there is one.
+pub export fn guest_stop(handle: u32) i32 {
+    const guest = guests.get(handle) orelse return status(.no_such_handle);
+    guest.stop();
+    return 0;
+}
+
+/// A snapshot; any thread.
+pub export fn guest_stats(handle: u32, stats: *abi.GuestStats) i32 {
+    const guest = guests.get(handle) orelse return status(.no_such_handle);
+    stats.* = guest.stats;
+    return 0;
+}
+
+/// A snapshot; any thread.
+pub export fn guest_vring_stats(handle: u32, index: u32, stats: *abi.GuestVringStats) i32 {
+    const guest = guests.get(handle) orelse return status(.no_such_handle);
+    if (index >= guest.vringCount()) return status(.invalid_argument);
+    stats.* = guest.vringStats(index);
+    return 0;
+}
+
 // Helpers.
 
 const PortPlace = struct { engine: *Engine, port: *Port };
@@ -350,7 +420,7 @@ fn status(code: abi.Status) i32 {
 }
 
 /// Every error that a module of ours can return: a new one does not compile until it has a status.
-pub const Failure = @import("engine.zig").Error || PumpError;
+pub const Failure = @import("engine.zig").Error || PumpError || guest_file.Error;
 const PumpError = @import("pump.zig").Error;
 
 fn failure(reason: Failure) i32 {

@@ -275,6 +275,10 @@ pub const Guest = struct {
         return .{ .gpa = guest.config.gpa, .size_bytes = guest.map.len, .mmap_offset = 0 };
     }
 
+    pub fn vringCount(guest: *const Guest) u32 {
+        return 2 * guest.config.queue_pairs;
+    }
+
     /// A ring, as numbered on the wire. Of a guest that runs, `base` is right when all that the
     /// device used was looked at, which a lively guest has done soon after its device is gone.
     pub fn vring(guest: *const Guest, index: u32) abi.GuestVring {
@@ -309,7 +313,7 @@ pub const Guest = struct {
 
     /// All rings as new, as after a reboot. The guest does not run, nor does its device.
     pub fn reset(guest: *Guest) Error!void {
-        if (guest.thread != null) return error.AlreadyStarted;
+        if (guest.stats.running != 0) return error.AlreadyStarted;
         switch (guest.lanes) {
             inline else => |lanes| for (lanes) |*lane| {
                 lane.receiver.reset();
@@ -321,7 +325,7 @@ pub const Guest = struct {
 
     /// Starts the thread.
     pub fn start(guest: *Guest, traffic: abi.GuestTraffic) Error!void {
-        if (guest.thread != null) return error.AlreadyStarted;
+        if (guest.stats.running != 0) return error.AlreadyStarted;
         try guest.prepare(traffic);
         const options: std.Thread.SpawnConfig = .{ .stack_size = sys.thread_stack_bytes };
         guest.stats.running = 1;

@@ -1,0 +1,213 @@
+/**
+ * A simulated guest: memory, virtio-net rings and traffic, without a virtual machine.
+ *
+ * It tells nobody where its rings are: give `regions`, `memoryFd` and `vring` to a `Frontend`.
+ *
+ * @module
+ */
+
+import type { Region } from "../vhost/dataplane.ts";
+import type { FrontendVring } from "../vhost/frontend.ts";
+import { GuestWait } from "./abi.gen.ts";
+import { check, library } from "./library.ts";
+import { emptyStruct, readStruct, type Struct, writeStruct } from "./struct.ts";
+
+/** Counters since the guest was opened. */
+export type GuestStats = Struct<"GuestStats">;
+
+/** Counters of one of its rings. */
+export type GuestVringStats = Struct<"GuestVringStats">;
+
+export interface GuestOptions {
+  /** As negotiated. */
+  features: bigint;
+  /** 1 to 128. */
+  queuePairs?: number;
+  /** Descriptors of a ring, up to 32768: a power of two, or, packed, any number. */
+  ringSize?: number;
+  /** Of a receive buffer, the virtio-net header included. */
+  bufferBytes?: number;
+  /** Longest frame to send, up to 65535. */
+  frameBytesMax?: number;
+  /** Cut frames to be sent into so many pieces, behind a header by itself; all is one piece, if 0. */
+  sendSegments?: number;
+  /** The same of receive buffers. */
+  receiveSegments?: number;
+  /** Put descriptors into indirect tables. */
+  sendIndirect?: boolean;
+  receiveIndirect?: boolean;
+  /** Guest-physical address of its memory, a multiple of 4096. */
+  gpa?: bigint;
+}
+
+/** Traffic of Ethernet, IPv4 and UDP, from start to stop. */
+export interface GuestTraffic {
+  /** As it is written, first byte first: 52:54:00:00:00:01 is 0x525400000001. */
+  sourceMac: number;
+  destinationMac: number;
+  /** 60 to 65535; where it only receives, what to expect. */
+  frameBytes?: number;
+  /** Lengths are chosen at random from here on; all are `frameBytes`, if undefined. */
+  frameBytesMin?: number | undefined;
+  /** One frame in about so many is checked in full; none, if 0; with 1, one that cannot be is corrupted. */
+  checkEvery?: number;
+  /** Frames to send; until stopped, if undefined. */
+  count?: number | undefined;
+  /** Frames a second; as fast as it goes, if undefined. */
+  rate?: number | undefined;
+  /** Flows, by UDP port, up to 256; one for each queue, if undefined. */
+  flows?: number | undefined;
+  /** Queue pairs in use. */
+  queues?: number;
+  /** Up to 256. */
+  burst?: number;
+  send?: boolean;
+  receive?: boolean;
+  /** Sends back what it receives; excludes `send`. */
+  echo?: boolean;
+  /** When there is nothing to do: look again, let others run, or wait for a call. */
+  wait?: keyof typeof GuestWait;
+  /** CPU to run on; any, if undefined. */
+  cpu?: number | undefined;
+}
+
+/** User addresses, as a front end has them, lie so far behind the guest-physical ones. */
+const userOffset = 0x7e00_0000_0000n;
+
+/** One guest. All calls are for the thread that opened it. Dispose of it to end its thread and free its memory. */
+export class Guest implements AsyncDisposable {
+  #handle: number;
+  readonly #region: Struct<"Region">;
+  /** Of the one region of its memory; the guest's own. */
+  readonly memoryFd: number;
+  readonly queuePairs: number;
+
+  private constructor(handle: number, queuePairs: number) {
+    this.#handle = handle;
+    this.queuePairs = queuePairs;
+    const buffer = emptyStruct("Region");
+    this.memoryFd = check("find guest memory", library().guest_memory(handle, buffer));
+    this.#region = readStruct("Region", buffer);
+  }
+
+  /** Takes memory and eventfds. Throws `VringError` when the options are impossible, or memory or descriptors short. */
+  static open(options: GuestOptions): Guest {
+    const { features, queuePairs = 1, ringSize = 256, bufferBytes = 2048, frameBytesMax = 1514 } = options;
+    const config = writeStruct("GuestConfig", {
+      features,
+      gpa: options.gpa ?? 0x4000_0000n,
+      queue_pairs: queuePairs,
+      ring_size: ringSize,
+      buffer_bytes: bufferBytes,
+      frame_bytes_max: frameBytesMax,
+      send_segments: options.sendSegments ?? 0,
+      receive_segments: options.receiveSegments ?? 0,
+      send_indirect: options.sendIndirect ? 1 : 0,
+      receive_indirect: options.receiveIndirect ? 1 : 0,
+    });
+    return new Guest(check("open guest", library().guest_open(config)), queuePairs);
+  }
+
+  #live(): number {
+    if (this.#handle === 0) throw new TypeError("Cannot use guest: closed");
+    return this.#handle;
+  }
+
+  /** Its memory table, of one row; all of it is behind `memoryFd`. */
+  get regions(): readonly Region[] {
+    const { gpa, size_bytes, mmap_offset } = this.#region;
+    return [{ gpa, size: size_bytes, userAddress: gpa + userOffset, mmapOffset: mmap_offset }];
+  }
+
+  /**
+   * Where a ring is: 2i receives, 2i + 1 sends. Its eventfds stay the guest's. `base` is where a back end begins that
+   * was told nothing else, and follows what the guest has seen done.
+   */
+  vring(index: number): FrontendVring & { readonly kick: number; readonly call: number } {
+    const buffer = emptyStruct("GuestVring");
+    check(`find vring ${index}`, library().guest_vring(this.#live(), index, buffer));
+    const { desc_gpa, avail_gpa, used_gpa, size, base, kick, call } = readStruct("GuestVring", buffer);
+    return {
+      size,
+      base,
+      desc: desc_gpa + userOffset,
+      avail: avail_gpa + userOffset,
+      used: used_gpa + userOffset,
+      log: used_gpa,
+      kick,
+      call,
+    };
+  }
+
+  /** Starts its thread, and kicks every ring in use. Sequence numbers go on from run to run. */
+  start(traffic: GuestTraffic): void {
+    const { sourceMac, destinationMac, queues = 1, burst = 32, send = true, receive = true, echo = false } = traffic;
+    const config = writeStruct("GuestTraffic", {
+      source_mac: BigInt(sourceMac),
+      destination_mac: BigInt(destinationMac),
+      count: BigInt(traffic.count ?? 0),
+      rate: BigInt(traffic.rate ?? 0),
+      frame_bytes: traffic.frameBytes ?? 60,
+      frame_bytes_min: traffic.frameBytesMin ?? 0,
+      check_every: traffic.checkEvery ?? 0,
+      flows: traffic.flows ?? queues,
+      queues,
+      burst,
+      send: send ? 1 : 0,
+      receive: receive ? 1 : 0,
+      echo: echo ? 1 : 0,
+      wait: GuestWait[traffic.wait ?? "poll"],
+      cpu: traffic.cpu ?? -1,
+    });
+    check("start guest", library().guest_start(this.#live(), config));
+  }
+
+  /** Joins its thread, after the burst in hand; does nothing to a guest that does not run. */
+  async stop(): Promise<void> {
+    check("stop guest", await library().guest_stop(this.#live()));
+  }
+
+  /** Makes all rings as new, as a reboot does. It must not run, and the back end must have stopped the rings. */
+  reset(): void {
+    check("reset guest", library().guest_reset(this.#live()));
+  }
+
+  /** A snapshot. */
+  stats(): GuestStats {
+    const buffer = emptyStruct("GuestStats");
+    check("read counters of guest", library().guest_stats(this.#live(), buffer));
+    return readStruct("GuestStats", buffer);
+  }
+
+  /** A snapshot of one ring's counters. */
+  vringStats(index: number): GuestVringStats {
+    const buffer = emptyStruct("GuestVringStats");
+    check(`read counters of vring ${index}`, library().guest_vring_stats(this.#live(), index, buffer));
+    return readStruct("GuestVringStats", buffer);
+  }
+
+  /** Ends its thread and frees its memory. May be called again. */
+  async close(): Promise<void> {
+    if (this.#handle === 0) return;
+    const handle = this.#handle;
+    this.#handle = 0;
+    check("close guest", await library().guest_close(handle));
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+}
+
+/**
+ * The latency that `fraction` (0 to 1) of all timed frames did not exceed, in nanoseconds, to a quarter of itself;
+ * undefined without any. From the difference of two snapshots it is that of the time between them.
+ */
+export function latencyQuantile(latency: readonly bigint[], fraction: number): number | undefined {
+  const total = latency.reduce((sum, count) => sum + count, 0n);
+  if (total === 0n) return undefined;
+  let left = Math.max(1, Math.ceil(Number(total) * fraction));
+  const bucket = latency.findIndex((count) => (left -= Number(count)) <= 0);
+  // Bucket 4 * e + m holds times from (4 + m) / 4 * 2^e on; its middle stands for it.
+  return (4.5 + bucket % 4) / 4 * 2 ** Math.floor(bucket / 4);
+}
