@@ -6,7 +6,9 @@
 
 const std = @import("std");
 const abi = @import("abi.zig");
+const core_distance_file = @import("core_distance.zig");
 const Engine = @import("engine.zig").Engine;
+const Crew = @import("guest_crew.zig").Crew;
 const guest_file = @import("guest.zig");
 const Handles = @import("handles.zig").Handles;
 const Port = @import("port.zig").Port;
@@ -15,10 +17,11 @@ const sys = @import("sys.zig");
 const Vring = @import("vring.zig").Vring;
 
 /// Calls that may wait: TypeScript makes them on a thread of their own.
-pub const blocking = .{ "engine_close", "pump_wait", "guest_stop", "guest_close" };
+pub const blocking = .{ "engine_close", "pump_wait", "guest_stop", "guest_close", "crew_stop", "core_distance" };
 
 var engines: Handles(Engine, abi.engines_max) = .{};
 var guests: Handles(guest_file.Guest, abi.guests_max) = .{};
+var crews: Handles(Crew, abi.guests_max) = .{};
 var pumps: Handles(Pump, abi.pumps_max) = .{};
 
 // Engines and workers.
@@ -377,6 +380,37 @@ pub export fn guest_vring_stats(handle: u32, index: u32, stats: *abi.GuestVringS
     if (index >= guest.vringCount()) return status(.invalid_argument);
     stats.* = guest.vringStats(index);
     return 0;
+}
+
+/// Starts guests on one thread; the first one's traffic says where it runs. Returns a handle. Until `crew_stop` they may
+/// be neither stopped nor closed.
+pub export fn crew_start(handles: [*]const u32, traffics: [*]const abi.GuestTraffic, count: u32) i32 {
+    var crew_guests: [abi.guests_max]*guest_file.Guest = undefined;
+    if (count > abi.guests_max) return status(.limit_reached);
+    for (handles[0..count], crew_guests[0..count]) |handle, *guest| {
+        guest.* = guests.get(handle) orelse return status(.no_such_handle);
+    }
+    const crew = Crew.start(crew_guests[0..count], traffics[0..count]) catch |reason| return failure(reason);
+    return handleOf(crews.open(crew)) orelse {
+        crew.stop();
+        return status(.limit_reached);
+    };
+}
+
+/// Joins the thread. The guests can be started again.
+pub export fn crew_stop(handle: u32) i32 {
+    const crew = crews.close(handle) orelse return status(.no_such_handle);
+    crew.stop();
+    return 0;
+}
+
+// The machine.
+
+/// Returns how long a cache line takes from one CPU to another, in nanoseconds; takes some milliseconds. `busy`:
+/// somebody else had one of them all the time.
+pub export fn core_distance(cpu: u32, other: u32) i32 {
+    const distance_ns = core_distance_file.measure(cpu, other) catch |reason| return failure(reason);
+    return @intCast(distance_ns);
 }
 
 // Helpers.

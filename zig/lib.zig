@@ -15,12 +15,14 @@ test {
     _ = @import("chain.zig");
     _ = @import("connection.zig");
     _ = @import("copy.zig");
+    _ = @import("core_distance.zig");
     _ = @import("driver_entry.zig");
     _ = @import("driver_packed.zig");
     _ = @import("driver_split.zig");
     _ = @import("engine.zig");
     _ = @import("flow.zig");
     _ = @import("guest.zig");
+    _ = @import("guest_crew.zig");
     _ = @import("handles.zig");
     _ = @import("listener.zig");
     _ = @import("mac_table.zig");
