@@ -35,6 +35,7 @@
  */
 export * from "./ffi/engine.ts";
 export * from "./ffi/fd.ts";
+export * from "./ffi/guest.ts";
 export { VringError } from "./ffi/library.ts";
 export { type Direction, type Port, type VringState, type VringStats } from "./ffi/port.ts";
 export * from "./ffi/pump.ts";

@@ -69,6 +69,8 @@ pub const Guest = struct {
     receive_limit: u32,
     thread: ?std.Thread,
     quit: std.atomic.Value(bool),
+    /// The queue pair that was looked at first in the last round.
+    first: usize,
     /// Of this run.
     sent: u64,
     began_ns: u64,
@@ -335,7 +337,8 @@ pub const Guest = struct {
         };
     }
 
-    /// Ends the thread, if there is one, after the burst in hand. What it sent stays with the device.
+    /// Ends the thread, if there is one, after the burst in hand. What it sent stays with the device, and
+    /// is taken back as far as the device is done with it.
     pub fn stop(guest: *Guest) void {
         const thread = guest.thread orelse return;
         guest.quit.store(true, .release);
@@ -344,6 +347,11 @@ pub const Guest = struct {
         guest.thread = null;
         guest.stats.running = 0;
         guest.stats.sending = 0;
+        switch (guest.lanes) {
+            inline else => |lanes| for (lanes) |*lane| {
+                if (!lane.broken) lane.sender.reclaim() catch guest.breakLane(lane);
+            },
+        }
     }
 
     /// All of `start` but the thread: the caller then calls `step`.
@@ -358,6 +366,7 @@ pub const Guest = struct {
         _ = sys.eventfdDrain(guest.wake);
         guest.inspector.start(traffic.source_mac, traffic.check_every == 1);
         guest.sequencer.start(traffic);
+        guest.first = 0;
         guest.sent = 0;
         guest.began_ns = sys.nanoseconds();
         guest.now_ns = guest.began_ns;
@@ -451,7 +460,12 @@ pub const Guest = struct {
 
     fn stepLanes(guest: *Guest, lanes: anytype) bool {
         var found = false;
-        for (lanes, 0..) |*lane, queue| {
+        // Another one begins every time: few frames that are due then come from all queues by turns.
+        guest.first = if (guest.first + 1 < lanes.len) guest.first + 1 else 0;
+        for (0..lanes.len) |i| {
+            const next = guest.first + i;
+            const queue = if (next < lanes.len) next else next - lanes.len;
+            const lane = &lanes[queue];
             if (lane.broken) continue;
             const moved = guest.serve(lane, @intCast(queue)) catch {
                 guest.breakLane(lane);
