@@ -36,7 +36,9 @@
 export * from "./ffi/engine.ts";
 export * from "./ffi/fd.ts";
 export * from "./ffi/guest.ts";
+export * from "./ffi/guest.ts";
 export { VringError } from "./ffi/library.ts";
+export * from "./ffi/machine.ts";
 export { type Direction, type Port, type VringState, type VringStats } from "./ffi/port.ts";
 export * from "./ffi/pump.ts";
 export * from "./vhost/backend.ts";
@@ -49,6 +51,7 @@ export * from "./vhost/offer.ts";
 export {
   type FeatureName,
   featureNames,
+  featureSet,
   hasFeature,
   hasProtocolFeature,
   type ProtocolFeatureName,

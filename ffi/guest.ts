@@ -145,8 +145,8 @@ export class Guest implements AsyncDisposable {
   }
 
   /**
-   * Starts several guests on one thread, which serves them by turns: where they must share a CPU, that costs least. They
-   * cannot `sleep`. The first one's traffic says where, and how to wait.
+   * Starts several guests on one thread, which serves them by turns: where they must share a CPU, that costs least.
+   * They cannot `sleep`. The first one's traffic says where, and how to wait.
    */
   static startTogether(guests: readonly Guest[], traffics: readonly GuestTraffic[]): GuestCrew {
     const handles = new Uint32Array(guests.map((guest) => guest.#live()));

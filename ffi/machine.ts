@@ -4,7 +4,11 @@
  * @module
  */
 
-import { check, library } from "./library.ts";
+import { check, library, VringError } from "./library.ts";
+
+const errnoAbsent = 2;
+const errnoNoProcess = 3;
+const fileBytesMax = 1 << 16;
 
 /**
  * How long a cache line takes from one CPU to another, in nanoseconds. Takes some milliseconds of both. Throws
@@ -12,4 +16,32 @@ import { check, library } from "./library.ts";
  */
 export async function coreDistance(cpu: number, other: number): Promise<number> {
   return check(`measure distance of CPUs ${cpu} and ${other}`, await library().core_distance(cpu, other));
+}
+
+/**
+ * The text of a file of the kernel, below /proc or /sys, which Deno keeps from programs that may not do everything.
+ * At most 64 KiB are read. Undefined where there is no such file.
+ */
+export function readSystemFile(path: string): string | undefined {
+  return ask(`read ${path}`, library().system_file_read, path);
+}
+
+/** The names in a directory of the kernel's; none where there is no such directory. */
+export function listSystemDirectory(path: string): string[] {
+  return ask(`list ${path}`, library().system_file_list, path)?.split("\n").slice(0, -1) ?? [];
+}
+
+type Question = ReturnType<typeof library>["system_file_read"];
+
+function ask(operation: string, question: Question, path: string): string | undefined {
+  const bytes = new Uint8Array(fileBytesMax);
+  const name = new TextEncoder().encode(path);
+  try {
+    const length = check(operation, question(name, name.length, bytes, bytes.length));
+    return new TextDecoder().decode(bytes.subarray(0, length));
+  } catch (reason) {
+    const absent = reason instanceof VringError && [errnoAbsent, errnoNoProcess].includes(reason.errno);
+    if (absent) return undefined;
+    throw reason;
+  }
 }

@@ -14,6 +14,7 @@ const Handles = @import("handles.zig").Handles;
 const Port = @import("port.zig").Port;
 const Pump = @import("pump.zig").Pump;
 const sys = @import("sys.zig");
+const system_file = @import("system_file.zig");
 const Vring = @import("vring.zig").Vring;
 
 /// Calls that may wait: TypeScript makes them on a thread of their own.
@@ -411,6 +412,18 @@ pub export fn crew_stop(handle: u32) i32 {
 pub export fn core_distance(cpu: u32, other: u32) i32 {
     const distance_ns = core_distance_file.measure(cpu, other) catch |reason| return failure(reason);
     return @intCast(distance_ns);
+}
+
+/// Reads a file of the kernel's, below /proc or /sys, as far as it fits. Returns how many bytes.
+pub export fn system_file_read(path: [*]const u8, path_bytes: u32, bytes: [*]u8, bytes_max: u32) i32 {
+    const count = system_file.read(path[0..path_bytes], bytes[0..bytes_max]) catch |reason| return failure(reason);
+    return @intCast(count);
+}
+
+/// The names in a directory of the kernel's, each followed by a line feed. Returns how many bytes.
+pub export fn system_file_list(path: [*]const u8, path_bytes: u32, bytes: [*]u8, bytes_max: u32) i32 {
+    const count = system_file.list(path[0..path_bytes], bytes[0..bytes_max]) catch |reason| return failure(reason);
+    return @intCast(count);
 }
 
 // Helpers.

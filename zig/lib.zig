@@ -33,6 +33,7 @@ test {
     _ = @import("packed_place.zig");
     _ = @import("pump.zig");
     _ = @import("split.zig");
+    _ = @import("system_file.zig");
     _ = @import("token_table.zig");
     _ = @import("vring_entry.zig");
 }

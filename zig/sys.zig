@@ -169,6 +169,29 @@ pub fn openInfo(path: [*:0]const u8) Error!i32 {
     return checkFd(linux.open(path, .{ .PATH = true, .NOFOLLOW = true, .CLOEXEC = true }, 0));
 }
 
+/// To be read.
+pub fn open(path: [*:0]const u8) Error!i32 {
+    return checkFd(linux.open(path, .{ .NONBLOCK = true, .CLOEXEC = true }, 0));
+}
+
+/// From where the last one ended; 0 is the end.
+pub fn readFile(fd: i32, bytes: []u8) Error!usize {
+    return check(linux.read(fd, bytes.ptr, bytes.len));
+}
+
+/// Entries of a directory, for `nextName`; empty is the end.
+pub fn readDirectory(fd: i32, bytes: []align(8) u8) Error![]align(8) u8 {
+    return bytes[0..try check(linux.getdents64(fd, bytes.ptr, @intCast(bytes.len)))];
+}
+
+/// Takes the first entry off and returns its name.
+pub fn nextName(entries: *[]align(8) u8) []const u8 {
+    const entry: *linux.dirent64 = @ptrCast(entries.ptr);
+    const name: [*:0]const u8 = @ptrCast(&entry.name);
+    entries.* = @alignCast(entries.*[entry.reclen..]);
+    return std.mem.span(name);
+}
+
 pub fn openDirectory(path: [*:0]const u8) Error!i32 {
     return checkFd(linux.open(path, .{ .DIRECTORY = true, .CLOEXEC = true }, 0));
 }
