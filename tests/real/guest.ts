@@ -31,6 +31,8 @@ export interface Answer {
   readonly output: string;
 }
 
+// Linux 7.2 with four queues and a file of 100 MB in memory has not enough of 256.
+const memory_mib_default = 512;
 // TCG on a shared machine is slow, and a command may be a 100 MB transfer.
 const boot_timeout_ms = 120_000;
 const command_timeout_ms = 60_000;
@@ -182,7 +184,7 @@ async function qemuArguments(options: GuestOptions, control: string): Promise<st
   const kernel = kernelFile();
   if (!kernel) throw new Error("no kernel for guests: see tests/real/peers.ts");
   const queues = options.queues ?? 1;
-  const memory_mib = options.memory_mib ?? 256;
+  const memory_mib = options.memory_mib ?? memory_mib_default;
   const version = await qemuVersion();
   const device = [
     "virtio-net-pci",

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { type GuestOptions, LinuxGuest, qemuVersion } from "./guest.ts";
 import { writeInitramfs } from "./initramfs.ts";
-import { realTest } from "./peers.ts";
+import { qemu_command, realTest } from "./peers.ts";
 import { Program } from "./process.ts";
 import { Serve, vhostctl } from "./serve.ts";
 
@@ -306,6 +306,20 @@ realTest("memory and a network card are plugged into a running guest", ["linux"]
   await pair.close();
 });
 
+realTest("QEMU takes the arguments that serve prints, and connects", ["linux"], async () => {
+  using folder = new Folder();
+  await using serve = await Serve.start("--ports", "2", "--queues", `${queues}`, "--dir", folder.path);
+  for (const port of ["port0", "port1"]) {
+    const memory = (await serve.until("memory"))["qemu"] as string[];
+    const network = (await serve.until("port", { port }))["qemu"] as string[];
+    // The machine stands still: its processor is not ours to choose here.
+    const machine = ["-nodefaults", "-no-user-config", "-display", "none", "-accel", "tcg", "-S"];
+    await using qemu = new Program(qemu_command, [...machine, ...memory, ...network]);
+    await serve.until("connected", { port });
+    assert.equal(qemu.since(), "");
+  }
+});
+
 realTest("a guest's QEMU listens and serve connects", ["linux"], async () => {
   using folder = new Folder();
   await writeInitramfs(folder.initramfs);
@@ -331,7 +345,9 @@ realTest("a guest whose memory is not shared: serve says so and how to share it"
   await using guest = await LinuxGuest.boot(folder.guest(0, { share: false }));
   await guest.setAddress(`${addresses[0]}/24`);
   await guest.ping(addresses[1], 3);
-  await serve.until(/^port0: .*kicks came, and the ring stays zero.*share=on$/m, 30_000);
+  // QEMU 7.2 hands over a file that the guest does not use; QEMU 11 hands over none.
+  const reason = "(kicks came, and the ring stays zero|no guest memory was given).*not shared.*share=on";
+  await serve.until(new RegExp(`^port0: .*${reason}$`, "m"), 30_000);
   await guest.close();
   assert.equal((await serve.stop("SIGTERM")).code, 0);
 });
