@@ -1,4 +1,7 @@
-/** Builds zig/fuzz.zig and runs each of its fuzzers for a time, from a fixed seed and from a fresh one. */
+/**
+ * Builds zig/fuzz.zig and runs each of its fuzzers for a time, from a fixed seed and from a fresh one; beside them the
+ * session of vhost/, under random messages.
+ */
 
 import { exists, root, run, tool } from "./process.ts";
 import { nothing, step, sum, type Tally } from "./outcome.ts";
@@ -25,14 +28,21 @@ async function build(): Promise<string | undefined> {
   return undefined;
 }
 
+/** The fuzzer that is TypeScript: its properties, each of which gets its share of the time. */
+const session = { name: "session", test: "tests/vhost_session_test.ts", properties: 6 };
+
 async function play(program: string, { name, seed, seconds }: Round): Promise<Tally> {
-  const { code, text } = await run(program, [name, seed, String(seconds)]);
+  const { code, text } = name === session.name
+    ? await run(tool("DENO"), ["test", "--no-check", "--quiet", "--allow-env", session.test], {
+      env: { FUZZ_SECONDS: String(seconds / session.properties), FUZZ_SEED: seed },
+    })
+    : await run(program, [name, seed, String(seconds)]);
   if (code === 0) return { ...nothing, passed: 1 };
   console.error(`${text}\nfuzz: ${name} FAILED from seed ${seed}: to replay it: scripts/test fuzz --seed ${seed}`);
   return step(false);
 }
 
-/** A third of the time from the fixed seed, the rest from a fresh one; or all of it from the seed that was asked for. */
+/** A third of the time from the fixed seed, the rest from a fresh one; or all from the seed that was asked for. */
 function rounds(names: string[], seconds: number, seed?: string): Round[] {
   if (seed !== undefined) return names.map((name) => ({ name, seed, seconds }));
   const fixed = Math.ceil(seconds / 3);
@@ -53,6 +63,7 @@ export async function fuzz(seconds: number, seed?: string): Promise<Tally> {
       console.error(`fuzz: fuzz --list names no fuzzers:\n${listed.text}`);
       return step(false);
     }
+    names.push(session.name);
     const queue = rounds(names, seconds, seed);
     const results: Tally[] = [];
     // Half of the cores are left to what runs beside.

@@ -81,7 +81,7 @@ export async function denoTests(files: string[], options: Options, env: Record<s
 
 const launcherTest = "tests/launcher_test.ts";
 
-/** What matters to a user of the one file: these start $VHOSTCTL, and are run with it in the place of scripts/vhostctl. */
+/** What matters to a user of the one file: these start $VHOSTCTL, and are run with it instead of scripts/vhostctl. */
 const wholeProgramTests = [
   launcherTest,
   "tests/cli_program_test.ts",

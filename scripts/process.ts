@@ -1,4 +1,4 @@
-/** Child processes of the scripts: started in the root of the tree, their output kept and, where wished, copied to stderr. */
+/** Child processes of the scripts: started in the root of the tree, their output kept, and copied to stderr if wished. */
 
 import { resolve } from "node:path";
 

@@ -55,6 +55,6 @@ export interface Dataplane {
   enableVring(index: number, enabled: boolean): void;
   /** Takes over an eventfd for a ring, started or not; `undefined` drops the one it had. */
   setVringFd(index: number, kind: VringFd, fd: Fd | undefined): void;
-  /** The connection is gone: stops every ring, drops every eventfd and all memory. Never throws. */
+  /** The connection is gone: stops every ring, drops eventfds and memory. Throws only when a worker is stuck. */
   reset(): void;
 }
