@@ -2,9 +2,9 @@
 //! queues of numbers that both are made of.
 //!
 //! A ring is used in one of two ways. *Chains*: `add` takes pieces of guest memory in any
-//! arrangement, `reap` returns their token. *Slots*: every buffer is one descriptor whose id is the
-//! caller's slot number; `fix` says once where it lies, then `offer` and `reapSlots` work on whole
-//! bursts. The second is what a fast path wants.
+//! arrangement, `reap` returns their token, in any order. *Slots*: place i of the ring always holds
+//! buffer i, in one descriptor, so that a burst in order costs next to nothing; whoever meets a device
+//! that is not in order, or that returns batches, goes on with chains.
 
 const std = @import("std");
 const spec = @import("spec.zig");
@@ -12,8 +12,7 @@ const spec = @import("spec.zig");
 /// A piece of guest memory, by guest-physical address.
 pub const Piece = struct { gpa: u64, len: u32 };
 
-/// A buffer on its way: to the device with `len` bytes in its descriptor, back with `len` bytes
-/// written by the device, as the device says it. `token` is what it was added with, or its slot.
+/// A buffer that came back. `len` is what the device says it wrote, which may be more than it could.
 pub const Item = struct { token: u32, len: u32 };
 
 /// Where the descriptors of a chain go: into the ring, or into a table that the ring points to.
@@ -24,6 +23,15 @@ pub const Error = error{Full};
 
 /// The device wrote what no correct device can: the ring is not to be used any more.
 pub const Broken = error{ BadUsedIndex, BadUsedId };
+
+/// Or it returned another buffer than the next.
+pub const SlotError = Broken || error{OutOfOrder};
+
+/// Slots that came back, one after the other: after the last one comes the first.
+pub const Run = struct { first: u32, count: u32 };
+
+/// The buffers of slots: as many as the ring is long, `stride` bytes apart.
+pub const SlotPlan = struct { gpa: u64, stride: u32, len: u32, writable: bool };
 
 /// What one `publish` showed the device: available places `from` up to `to`.
 pub const Published = struct {

@@ -19,7 +19,10 @@ const Layout = driver_entry.Layout;
 const Piece = driver_entry.Piece;
 const Place = packed_place.Place;
 const Published = driver_entry.Published;
+const Run = driver_entry.Run;
 const Slot = driver_entry.Slot;
+const SlotError = driver_entry.SlotError;
+const SlotPlan = driver_entry.SlotPlan;
 
 const avail_used = spec.desc_avail | spec.desc_used;
 
@@ -46,8 +49,8 @@ pub const DriverPacked = struct {
     first_place: Place,
     first_word: u64,
     slots: []Slot,
-    /// Where each slot's buffer lies.
-    addresses: []u64,
+    /// Of a ring of slots.
+    plan: SlotPlan,
     ids: Fifo,
     /// IN_ORDER: ids as they were made available, and the used descriptor that covers the next ones.
     order: Fifo,
@@ -74,8 +77,6 @@ pub const DriverPacked = struct {
         std.debug.assert(memory.len >= at.bytes);
         const slots = try allocator.alloc(Slot, config.size);
         errdefer allocator.free(slots);
-        const addresses = try allocator.alloc(u64, config.size);
-        errdefer allocator.free(addresses);
         var ids: Fifo = try .create(allocator, config.size);
         errdefer ids.destroy(allocator);
         var ring: DriverPacked = .{
@@ -95,7 +96,7 @@ pub const DriverPacked = struct {
             .first_place = .first,
             .first_word = 0,
             .slots = slots,
-            .addresses = addresses,
+            .plan = .{ .gpa = 0, .stride = 0, .len = 0, .writable = false },
             .ids = ids,
             .order = try .create(allocator, config.size),
             .batch = null,
@@ -107,7 +108,6 @@ pub const DriverPacked = struct {
     pub fn destroy(ring: *DriverPacked, allocator: std.mem.Allocator) void {
         ring.order.destroy(allocator);
         ring.ids.destroy(allocator);
-        allocator.free(ring.addresses);
         allocator.free(ring.slots);
     }
 
@@ -211,40 +211,82 @@ pub const DriverPacked = struct {
 
     // Slots.
 
-    /// Says once where the buffer of a slot lies.
-    pub fn fix(ring: *DriverPacked, slot: u16, piece: Piece, writable: bool) void {
-        ring.slots[slot].len = piece.len;
-        ring.slots[slot].token = slot;
-        ring.slots[slot].capacity = if (writable) piece.len else 0;
-        ring.addresses[slot] = piece.gpa;
-    }
-
-    /// Offers fixed slots that the driver has, with as many bytes of each, at least one, as its item
-    /// says.
-    pub fn offer(ring: *DriverPacked, items: []const Item) void {
-        @setRuntimeSafety(false);
-        for (items) |item| {
-            const slot = &ring.slots[item.token];
-            std.debug.assert(slot.count == 0);
-            slot.count = 1;
-            const writable = slot.capacity != 0;
-            if (writable) slot.capacity = item.len;
-            const piece: Piece = .{ .gpa = ring.addresses[item.token], .len = item.len };
-            ring.put(piece, @truncate(item.token), if (writable) spec.desc_write else 0);
-            if (ring.in_order) ring.order.push(@truncate(item.token));
+    /// Makes a new ring one of slots.
+    pub fn useSlots(ring: *DriverPacked, plan: SlotPlan) void {
+        std.debug.assert(ring.free == ring.config.size);
+        ring.plan = plan;
+        for (ring.slots, 0..) |*slot, i| {
+            const capacity = if (plan.writable) plan.len else 0;
+            slot.* = .{ .token = @intCast(i), .capacity = capacity, .len = plan.len, .count = 0, .next = 0 };
         }
     }
 
-    /// As `reap`, for slots.
-    pub fn reapSlots(ring: *DriverPacked, items: []Item) Broken!u32 {
+    /// The slot that is offered next.
+    pub inline fn nextSlot(ring: *const DriverPacked) u32 {
+        return ring.avail.index;
+    }
+
+    /// Bytes, at least one, of a slot that is not offered.
+    pub inline fn setLength(ring: *DriverPacked, slot: u32, len: u32) void {
         @setRuntimeSafety(false);
-        for (items, 0..) |*item, count| {
-            const used = (if (ring.in_order) try ring.takeUsed() else try ring.takeDescriptor()) orelse
-                return @intCast(count);
-            ring.slots[used.id].count = 0;
-            item.* = .{ .token = used.id, .len = used.len };
+        const state = &ring.slots[slot];
+        if (state.capacity != 0) state.capacity = len;
+        state.len = len;
+    }
+
+    /// Offers the next slots, no more than are free.
+    pub inline fn offerSlots(ring: *DriverPacked, count: u32) void {
+        @setRuntimeSafety(false);
+        std.debug.assert(count <= ring.free);
+        const flags: u16 = if (ring.plan.writable) spec.desc_write else 0;
+        for (0..count) |_| {
+            const slot = ring.avail.index;
+            const gpa = ring.plan.gpa + @as(u64, slot) * ring.plan.stride;
+            ring.put(.{ .gpa = gpa, .len = ring.slots[slot].len }, slot, flags);
         }
-        return @intCast(items.len);
+    }
+
+    /// Takes back slots that the device is done with, at most `limit`. When they are out of order
+    /// nothing was taken, and `leaveSlots` is next.
+    pub inline fn reapSlots(ring: *DriverPacked, limit: u32) SlotError!Run {
+        @setRuntimeSafety(false);
+        const first = ring.used.index;
+        const most = @min(limit, ring.outstanding());
+        var count: u32 = 0;
+        while (count < most) : (count += 1) {
+            const word = @atomicLoad(u64, ring.wordAt(ring.used.index), .acquire);
+            if (!isUsed(@truncate(word >> 48), ring.used.wrap)) break;
+            if (@as(u16, @truncate(word >> 32)) != ring.used.index) {
+                if (count == 0) return error.OutOfOrder;
+                break;
+            }
+            ring.used.advance(1, ring.config.size);
+        }
+        ring.free += count;
+        return .{ .first = first, .count = count };
+    }
+
+    /// Bytes that the device wrote to a slot of the last run.
+    pub inline fn usedLength(ring: *const DriverPacked, slot: u32) u32 {
+        @setRuntimeSafety(false);
+        const word = @atomicLoad(u64, ring.wordAt(@truncate(slot)), .monotonic);
+        return lengthOf(word);
+    }
+
+    /// Makes chains of all slots, also of those that the device has.
+    pub fn leaveSlots(ring: *DriverPacked) void {
+        const size = ring.config.size;
+        const taken = ring.outstanding();
+        var place = ring.used;
+        for (0..size) |i| {
+            ring.slots[place.index].count = @intFromBool(i < taken);
+            if (i >= taken) ring.ids.items[i - taken] = place.index else ring.order.items[i] = place.index;
+            place.advance(1, size);
+        }
+        ring.ids.head = 0;
+        ring.ids.tail = size - taken;
+        ring.order.head = 0;
+        ring.order.tail = taken;
     }
 
     // Both.
@@ -257,8 +299,7 @@ pub const DriverPacked = struct {
         if (!isUsed(flags, ring.used.wrap)) return null;
         const id: u16 = @truncate(word >> 32);
         if (id >= ring.config.size or ring.slots[id].count == 0) return error.BadUsedId;
-        // Without WRITE the length means nothing (2.8.4).
-        return .{ .id = id, .len = if (flags & spec.desc_write != 0) @truncate(word) else 0 };
+        return .{ .id = id, .len = lengthOf(word) };
     }
 
     inline fn takeDescriptor(ring: *DriverPacked) Broken!?Used {
@@ -332,6 +373,11 @@ pub const DriverPacked = struct {
         return @ptrCast(@alignCast(&ring.desc[index].len));
     }
 };
+
+/// Without WRITE the length means nothing (2.8.4).
+inline fn lengthOf(word: u64) u32 {
+    return if (word >> 48 & spec.desc_write != 0) @truncate(word) else 0;
+}
 
 inline fn isUsed(flags: u16, wrap: bool) bool {
     return flags & avail_used == if (wrap) avail_used else 0;
@@ -425,5 +471,30 @@ test "a device that uses what it was not given is found out" {
         for (0..case.used) |i| self.use(@intCast(2 * i), true, case.id, 0);
         var items: [8]Item = undefined;
         try std.testing.expectError(error.BadUsedId, self.ring.reap(&items));
+    }
+}
+
+test "slots out of order, and batches, are gone on with as chains" {
+    for ([_]u64{ 0, 1 << spec.Feature.in_order }) |features| {
+        var self: TestRing = undefined;
+        try self.init(features);
+        defer self.deinit();
+        self.ring.useSlots(.{ .gpa = 4096, .stride = 64, .len = 10, .writable = true });
+        self.ring.offerSlots(7);
+        _ = self.ring.publish();
+        self.use(0, true, 0, 5);
+        try std.testing.expectEqual(driver_entry.Run{ .first = 0, .count = 1 }, try self.ring.reapSlots(8));
+        try std.testing.expectEqual(5, self.ring.usedLength(0));
+        // One descriptor: out of order, of slot 2 alone; in order, for slots 1 and 2.
+        self.use(1, true, 2, 6);
+        try std.testing.expectError(error.OutOfOrder, self.ring.reapSlots(8));
+        self.ring.leaveSlots();
+        var items: [8]Item = undefined;
+        const count = try self.ring.reap(&items);
+        const expected = [_]Item{ .{ .token = 1, .len = 10 }, .{ .token = 2, .len = 6 } };
+        try std.testing.expectEqualSlices(Item, expected[if (features == 0) 1 else 0..], items[0..count]);
+        try std.testing.expectEqual(6 - count, self.ring.outstanding());
+        for (0..7 - self.ring.outstanding()) |_| try self.addChains(&.{1});
+        try std.testing.expectError(error.Full, self.ring.add(&.{.{ .gpa = 0, .len = 1 }}, &.{}, 0, .direct));
     }
 }

@@ -19,7 +19,10 @@ const Item = driver_entry.Item;
 const Layout = driver_entry.Layout;
 const Piece = driver_entry.Piece;
 const Published = driver_entry.Published;
+const Run = driver_entry.Run;
 const Slot = driver_entry.Slot;
+const SlotError = driver_entry.SlotError;
+const SlotPlan = driver_entry.SlotPlan;
 
 pub const DriverSplit = struct {
     desc: [*]align(16) spec.Desc,
@@ -175,7 +178,6 @@ pub const DriverSplit = struct {
     }
 
     inline fn enqueue(ring: *DriverSplit, head: u16) void {
-        @setRuntimeSafety(false);
         const at = &ring.avail[2 + (ring.next_avail & (ring.config.size - 1))];
         // The line stays shared with the device when it would not change.
         if (at.* != head) @atomicStore(u16, at, head, .unordered);
@@ -204,48 +206,80 @@ pub const DriverSplit = struct {
 
     // Slots.
 
-    /// Says once where the buffer of a slot lies.
-    pub fn fix(ring: *DriverSplit, slot: u16, piece: Piece, writable: bool) void {
-        ring.slots[slot].len = piece.len;
-        ring.slots[slot].token = slot;
-        ring.slots[slot].capacity = if (writable) piece.len else 0;
-        ring.desc[slot] = .{
-            .addr = piece.gpa,
-            .len = piece.len,
-            .flags = if (writable) spec.desc_write else 0,
-            .next = 0,
-        };
+    /// Makes a new ring one of slots.
+    pub fn useSlots(ring: *DriverSplit, plan: SlotPlan) void {
+        std.debug.assert(ring.next_avail == 0);
+        for (ring.slots, 0..) |*slot, i| {
+            const capacity = if (plan.writable) plan.len else 0;
+            slot.* = .{ .token = @intCast(i), .capacity = capacity, .len = plan.len, .count = 0, .next = 0 };
+            ring.desc[i] = .{
+                .addr = plan.gpa + i * plan.stride,
+                .len = plan.len,
+                .flags = if (plan.writable) spec.desc_write else 0,
+                .next = 0,
+            };
+            ring.avail[2 + i] = @intCast(i);
+        }
     }
 
-    /// Offers fixed slots that the driver has, with as many bytes of each, at least one, as its item
-    /// says.
-    pub fn offer(ring: *DriverSplit, items: []const Item) void {
+    /// The slot that is offered next.
+    pub inline fn nextSlot(ring: *const DriverSplit) u32 {
+        return ring.next_avail & (ring.config.size - 1);
+    }
+
+    /// Bytes, at least one, of a slot that is not offered.
+    pub inline fn setLength(ring: *DriverSplit, slot: u32, len: u32) void {
         @setRuntimeSafety(false);
-        for (items) |item| {
-            const slot = &ring.slots[item.token];
-            std.debug.assert(slot.count == 0);
-            slot.count = 1;
-            if (slot.len != item.len) {
-                slot.len = item.len;
-                if (slot.capacity != 0) slot.capacity = item.len;
-                @atomicStore(u32, &ring.desc[item.token].len, item.len, .unordered);
+        const state = &ring.slots[slot];
+        if (state.len == len) return;
+        state.len = len;
+        if (state.capacity != 0) state.capacity = len;
+        @atomicStore(u32, &ring.desc[slot].len, len, .unordered);
+    }
+
+    /// Offers the next slots, no more than are free.
+    pub inline fn offerSlots(ring: *DriverSplit, count: u32) void {
+        std.debug.assert(count <= ring.config.size - ring.outstanding());
+        ring.next_avail +%= @truncate(count);
+    }
+
+    /// Takes back slots that the device is done with, at most `limit`. When they are out of order
+    /// nothing was taken, and `leaveSlots` is next.
+    pub inline fn reapSlots(ring: *DriverSplit, limit: u32) SlotError!Run {
+        @setRuntimeSafety(false);
+        const ready = @min(try ring.readyCount(), limit);
+        const first = ring.next_used & (ring.config.size - 1);
+        for (0..ready) |i| {
+            const slot = (first + i) & (ring.config.size - 1);
+            if (@atomicLoad(u32, &ring.elements[slot].id, .unordered) != slot) {
+                if (i == 0) return error.OutOfOrder;
+                ring.next_used +%= @truncate(i);
+                return .{ .first = first, .count = @intCast(i) };
             }
-            ring.enqueue(@truncate(item.token));
         }
+        ring.next_used +%= @truncate(ready);
+        return .{ .first = first, .count = ready };
     }
 
-    /// As `reap`, for slots.
-    pub fn reapSlots(ring: *DriverSplit, items: []Item) Broken!u32 {
+    /// Bytes that the device wrote to a slot of the last run.
+    pub inline fn usedLength(ring: *const DriverSplit, slot: u32) u32 {
         @setRuntimeSafety(false);
-        const ready = try ring.readyCount();
-        const count: u32 = @intCast(@min(ready, items.len));
-        for (items[0..count]) |*item| {
-            const used = if (ring.in_order) try ring.takeUsed() else try ring.takeElement();
-            ring.slots[used.id].count = 0;
-            item.* = .{ .token = used.id, .len = used.len };
+        return @atomicLoad(u32, &ring.elements[slot].len, .unordered);
+    }
+
+    /// Makes chains of all slots, also of those that the device has.
+    pub fn leaveSlots(ring: *DriverSplit) void {
+        const size = ring.config.size;
+        const taken = ring.outstanding();
+        for (0..size) |i| {
+            const at: u16 = @truncate((ring.next_used +% i) & (size - 1));
+            ring.slots[at].count = @intFromBool(i < taken);
+            if (i >= taken) ring.free.items[i - taken] = at else ring.order.items[i] = at;
         }
-        try ring.checkBatch(count == ready);
-        return count;
+        ring.free.head = 0;
+        ring.free.tail = size - taken;
+        ring.order.head = 0;
+        ring.order.tail = taken;
     }
 
     // Both.
@@ -428,5 +462,30 @@ test "a device that uses what it was not given is found out" {
         @constCast(self.ring.elements)[1] = .{ .id = case.id, .len = 0 };
         var items: [8]Item = undefined;
         try std.testing.expectError(case.reason, self.ring.reap(&items));
+    }
+}
+
+test "slots out of order, and batches, are gone on with as chains" {
+    for ([_]u64{ 0, 1 << spec.Feature.in_order }) |features| {
+        var self: TestRing = undefined;
+        try self.init(features);
+        defer self.deinit();
+        self.ring.useSlots(.{ .gpa = 4096, .stride = 64, .len = 10, .writable = true });
+        self.ring.offerSlots(8);
+        _ = self.ring.publish();
+        self.use(0, 0, 5, 1);
+        try std.testing.expectEqual(driver_entry.Run{ .first = 0, .count = 1 }, try self.ring.reapSlots(8));
+        try std.testing.expectEqual(5, self.ring.usedLength(0));
+        // One entry: out of order, of slot 2 alone; in order, for slots 1 and 2.
+        self.use(1, 2, 6, if (features == 0) 2 else 3);
+        try std.testing.expectError(error.OutOfOrder, self.ring.reapSlots(8));
+        self.ring.leaveSlots();
+        var items: [8]Item = undefined;
+        const count = try self.ring.reap(&items);
+        const expected = [_]Item{ .{ .token = 1, .len = 10 }, .{ .token = 2, .len = 6 } };
+        try std.testing.expectEqualSlices(Item, expected[if (features == 0) 1 else 0..], items[0..count]);
+        try std.testing.expectEqual(7 - count, self.ring.outstanding());
+        for (0..8 - self.ring.outstanding()) |_| try self.addChains(&.{1});
+        try std.testing.expectError(error.Full, self.ring.add(&.{.{ .gpa = 0, .len = 1 }}, &.{}, 0, .direct));
     }
 }

@@ -540,13 +540,13 @@ pub const Guest = struct {
         for (lanes) |*lane| {
             if (lane.broken) continue;
             if (receiving) lane.receiver.side.ring.arm();
-            if (lane.sender.isFull()) lane.sender.side.ring.arm();
+            if ((lane.sender.idleCount() == 0)) lane.sender.side.ring.arm();
         }
         fence();
         const pending = for (lanes) |*lane| {
             if (lane.broken) continue;
             if (receiving and lane.receiver.side.ring.pending()) break true;
-            if (lane.sender.isFull() and lane.sender.side.ring.pending()) break true;
+            if ((lane.sender.idleCount() == 0) and lane.sender.side.ring.pending()) break true;
         } else false;
         if (!pending) {
             guest.stats.sleeps += 1;

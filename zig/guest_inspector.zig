@@ -19,6 +19,9 @@ const Source = struct {
     flows: [guest_frame.flows_max]Track,
 };
 
+/// Bytes that are compared at once: a line, with a virtio-net header, and all that is looked at.
+const Line = @Vector(64, u8);
+
 /// A step in a sequence that no loss explains.
 const leap_max = 1 << 32;
 
@@ -30,6 +33,12 @@ pub const Inspector = struct {
     low: u64,
     high: u64,
     source: *Source,
+    /// Where the last good frame was of one buffer: that buffer's first line, with which the next one
+    /// must agree in the bytes of `care`; its length, and its flow. Length 0: there is none.
+    line: Line,
+    care: u64,
+    line_bytes: u32,
+    track: *Track,
     sources: *[sources_max]Source,
     source_count: u32,
     stats: *abi.GuestStats,
@@ -45,6 +54,10 @@ pub const Inspector = struct {
             .low = 0,
             .high = 0,
             .source = &sources[0],
+            .line = @splat(0),
+            .care = 0,
+            .line_bytes = 0,
+            .track = &sources[0].flows[0],
             .sources = sources,
             .source_count = 0,
             .stats = stats,
@@ -63,6 +76,26 @@ pub const Inspector = struct {
         self.check_all = check_all;
         self.low = 0;
         self.high = 0;
+        self.line_bytes = 0;
+    }
+
+    /// Notes a good frame, in one buffer, as the pattern for those that follow.
+    pub fn follow(self: *Inspector, buffer: [*]const u8, header_bytes: u32, bytes: u32) void {
+        if (self.check_all) return;
+        const parsed = guest_frame.parse((buffer + header_bytes)[0 .. bytes - header_bytes]) orelse return;
+        self.line = @as(*align(1) const Line, @ptrCast(buffer)).*;
+        self.care = (@as(u64, 1) << @intCast(header_bytes + guest_frame.header_bytes)) - 1;
+        self.line_bytes = bytes;
+        self.track = &self.source.flows[parsed.flow];
+    }
+
+    /// Whether a buffer of `bytes` has a frame like the one followed, with this number and no flags.
+    pub inline fn isNext(self: *const Inspector, buffer: [*]const u8, header_bytes: u32, bytes: u32, number: u64) bool {
+        @setRuntimeSafety(false);
+        const line = @as(*align(1) const Line, @ptrCast(buffer)).*;
+        const different: u64 = @bitCast(line != self.line);
+        const same = different & self.care == 0 and bytes == self.line_bytes;
+        return same and guest_frame.sequenceOf(buffer + header_bytes) == number;
     }
 
     /// Whether a frame is just the next one of its flow, without a checksum and like the one before

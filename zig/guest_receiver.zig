@@ -22,8 +22,13 @@ pub fn Receiver(comptime Driver: type) type {
         side: Side,
         header_bytes: u32,
         mergeable: bool,
-        /// The burst in hand, and room for the rest of its last frame.
+        /// The burst in hand: its slots, from `first` on, or its chains; as many as `count`.
+        first: u32,
+        count: u32,
+        /// Chains; slots too, when a frame asks for more than a look.
         items: []Item,
+        /// Of `items`, when they stand for slots.
+        listed: u32,
         /// Every buffer was offered once.
         offered: bool,
         scratch: []u8,
@@ -39,7 +44,10 @@ pub fn Receiver(comptime Driver: type) type {
                 .side = side,
                 .header_bytes = side.shape.header_bytes,
                 .mergeable = mergeable,
+                .first = 0,
+                .count = 0,
                 .items = items,
+                .listed = 0,
                 .offered = false,
                 .scratch = try allocator.alloc(u8, scratch_bytes),
             };
@@ -63,18 +71,16 @@ pub fn Receiver(comptime Driver: type) type {
         pub fn start(self: *Self) void {
             if (self.offered) return;
             self.offered = true;
-            const items = self.items[0..self.side.count];
-            for (items, 0..) |*item, token| item.* = .{ .token = @intCast(token), .len = 0 };
-            self.offer(items);
+            self.count = self.side.count;
+            for (self.items[0..self.count], 0..) |*item, token| item.* = .{ .token = @intCast(token), .len = 0 };
+            self.offer();
         }
 
-        fn offer(self: *Self, items: []Item) void {
+        /// Offers the buffers of the burst in hand again.
+        fn offer(self: *Self) void {
             const side = &self.side;
-            if (side.shape.isSlot()) {
-                for (items) |*item| item.len = side.shape.header_bytes + side.shape.capacity;
-                return side.ring.offer(items);
-            }
-            for (items) |item| {
+            if (side.slots) return side.ring.offerSlots(self.count);
+            for (self.items[0..self.count]) |item| {
                 var out: guest_shape.Pieces = undefined;
                 const pieces = side.pieces(item.token, side.shape.capacity, &out);
                 // There are no more buffers than the ring has room for.
@@ -85,37 +91,119 @@ pub fn Receiver(comptime Driver: type) type {
         /// Takes what arrived, up to `limit` buffers and the rest of a frame; returns how many frames.
         /// With `echo`, what was good is sent back.
         pub fn receive(self: *Self, limit: u32, inspector: *Inspector, echo: ?*Sender) Broken!u32 {
-            @setRuntimeSafety(false);
-            const side = &self.side;
-            var count = try side.reap(self.items[0..limit]);
-            if (count == 0) return 0;
-            for (self.items[0..count]) |item| @prefetch(side.buffer(item.token), .{});
-            const slot = side.shape.isSlot();
-            const span = side.shape.capacity - guest_frame.bytes_min;
+            try self.take(limit);
+            if (self.count == 0) return 0;
             var frames: u32 = 0;
             var bytes: u64 = 0;
-            var i: u32 = 0;
-            while (i < count) : (frames += 1) {
-                const item = self.items[i];
-                const buffer = side.buffer(item.token);
-                const len = item.len -% self.header_bytes;
-                if (slot and len -% guest_frame.bytes_min <= span and self.isPlain(buffer)) {
-                    const frame = (buffer + self.header_bytes)[0..len];
-                    const good = inspector.isExpected(frame.ptr, len) or inspector.inspect(frame);
-                    if (echo) |sender| if (good) try sendBack(sender, frame, inspector);
-                    bytes += len;
-                    i += 1;
-                } else {
-                    const parts = try self.receiveParts(i, &count, inspector, echo);
-                    bytes += parts.bytes;
-                    i += parts.buffers;
+            var done: u32 = 0;
+            while (done < self.count) {
+                if (self.side.slots and echo == null) {
+                    const same = self.passExpected(done, inspector);
+                    frames += same;
+                    done += same;
+                    bytes += @as(u64, same) * (inspector.line_bytes -| self.header_bytes);
+                    if (done == self.count) break;
                 }
+                self.list();
+                const parts = try self.receiveOne(done, inspector, echo);
+                frames += 1;
+                bytes += parts.bytes;
+                done += parts.buffers;
             }
-            self.offer(self.items[0..count]);
-            side.countBurst(frames, bytes);
+            self.offer();
+            self.side.countBurst(frames, bytes);
             inspector.stats.received += frames;
             inspector.stats.received_bytes += bytes;
             return frames;
+        }
+
+        /// The next burst.
+        fn take(self: *Self, limit: u32) Broken!void {
+            const side = &self.side;
+            self.listed = 0;
+            self.count = 0;
+            if (side.slots) {
+                const run = side.ring.reapSlots(limit) catch |reason| switch (reason) {
+                    error.OutOfOrder => {
+                        side.leaveSlots();
+                        return self.take(limit);
+                    },
+                    else => |broken| return broken,
+                };
+                self.first = run.first;
+                self.count = run.count;
+                for (0..run.count) |i| @prefetch(side.buffer(self.slotAt(@intCast(i))), .{});
+            } else {
+                self.count = try side.ring.reap(self.items[0..limit]);
+                for (self.items[0..self.count]) |item| @prefetch(side.buffer(item.token), .{});
+            }
+        }
+
+        /// More buffers for the burst in hand, up to `end` in all.
+        fn takeMore(self: *Self, end: u32) Broken!void {
+            const side = &self.side;
+            if (side.slots) {
+                const run = side.ring.reapSlots(end - self.count) catch |reason| switch (reason) {
+                    // They come as chains with the next burst: that frame is torn.
+                    error.OutOfOrder => return,
+                    else => |broken| return broken,
+                };
+                self.count += run.count;
+                self.list();
+            } else {
+                self.count += try side.ring.reap(self.items[self.count..end]);
+            }
+        }
+
+        inline fn slotAt(self: *const Self, i: u32) u32 {
+            const slot = self.first + i;
+            return if (slot < self.side.count) slot else slot - self.side.count;
+        }
+
+        /// Writes slots of the burst down as items.
+        fn list(self: *Self) void {
+            if (!self.side.slots) return;
+            while (self.listed < self.count) : (self.listed += 1) {
+                const slot = self.slotAt(self.listed);
+                self.items[self.listed] = .{ .token = slot, .len = self.side.ring.usedLength(slot) };
+            }
+        }
+
+        /// How many slots from `from` on hold just what the frame before lets expect.
+        inline fn passExpected(self: *Self, from: u32, inspector: *Inspector) u32 {
+            @setRuntimeSafety(false);
+            const side = &self.side;
+            var number = inspector.track.next;
+            var slot = self.slotAt(from);
+            const same: u32 = for (from..self.count) |i| {
+                const buffer = side.buffer(slot);
+                const bytes = side.ring.usedLength(slot);
+                if (!inspector.isNext(buffer, self.header_bytes, bytes, number)) break @intCast(i - from);
+                number += 1;
+                slot = if (slot + 1 < side.count) slot + 1 else 0;
+            } else self.count - from;
+            inspector.track.next = number;
+            return same;
+        }
+
+        const Parts = struct { buffers: u32, bytes: u64 };
+
+        fn receiveOne(self: *Self, at: u32, inspector: *Inspector, echo: ?*Sender) Broken!Parts {
+            const item = self.items[at];
+            const buffer = self.side.buffer(item.token);
+            const len = item.len -% self.header_bytes;
+            const span = self.side.shape.capacity - guest_frame.bytes_min;
+            const whole = len -% guest_frame.bytes_min <= span;
+            if (!self.side.shape.isSlot() or !whole or !self.isPlain(buffer)) {
+                return self.receiveParts(at, inspector, echo);
+            }
+            const frame = (buffer + self.header_bytes)[0..len];
+            const good = inspector.isExpected(frame.ptr, len) or inspector.inspect(frame);
+            if (good) {
+                inspector.follow(buffer, self.header_bytes, item.len);
+                if (echo) |sender| try sendBack(sender, frame, inspector);
+            }
+            return .{ .buffers = 1, .bytes = len };
         }
 
         fn sendBack(sender: *Sender, frame: []const u8, inspector: *Inspector) Broken!void {
@@ -135,18 +223,15 @@ pub fn Receiver(comptime Driver: type) type {
             return !std.mem.allEqual(u8, header[0..10], 0);
         }
 
-        const Parts = struct { buffers: u32, bytes: u64 };
-
         /// A frame that is in several buffers or pieces, or is short or odd. The device shows all
         /// buffers of a frame at once (virtio 5.1.6.4.1): those that the burst had no room for are
         /// taken now.
-        fn receiveParts(self: *Self, first: u32, count: *u32, inspector: *Inspector, echo: ?*Sender) Broken!Parts {
-            const side = &self.side;
-            const header = side.buffer(self.items[first].token);
+        fn receiveParts(self: *Self, first: u32, inspector: *Inspector, echo: ?*Sender) Broken!Parts {
+            const header = self.side.buffer(self.items[first].token);
             const buffers = self.buffersOf(self.items[first], header);
             const end = first + buffers;
-            if (end > count.*) count.* += try side.reap(self.items[count.*..end]);
-            if (buffers == 0 or end > count.*) {
+            if (end > self.count) try self.takeMore(end);
+            if (buffers == 0 or end > self.count) {
                 inspector.stats.bad_header += 1;
                 return .{ .buffers = 1, .bytes = self.items[first].len -| self.header_bytes };
             }

@@ -25,12 +25,14 @@ pub fn Sender(comptime Driver: type) type {
         queue: u16,
         flow: u16,
         header_bytes: u32,
-        /// Buffers that the device does not have: `idle[begin..end]`.
+        /// Of each buffer.
+        lengths: []u32,
+        /// Slots that may hold other frames than this run's, the next ones.
+        strange: u32,
+        /// Chains that the device does not have: `idle[begin..end]`.
         idle: []Item,
         begin: u32,
         end: u32,
-        /// Of each buffer.
-        lengths: []u32,
         /// To make a frame in, when its buffer is in pieces.
         scratch: []u8,
 
@@ -47,10 +49,11 @@ pub fn Sender(comptime Driver: type) type {
                 .queue = queue,
                 .flow = queue,
                 .header_bytes = side.shape.header_bytes,
+                .lengths = lengths,
+                .strange = 0,
                 .idle = idle,
                 .begin = 0,
                 .end = 0,
-                .lengths = lengths,
                 .scratch = try allocator.alloc(u8, guest_frame.bytes_max),
             };
             @memset(lengths, blank);
@@ -76,80 +79,105 @@ pub fn Sender(comptime Driver: type) type {
         /// Before a run: what is in the buffers has another route.
         pub fn start(self: *Self) void {
             self.flow = self.queue;
+            self.strange = self.side.count;
             for (self.lengths) |*length| length.* = @min(length.*, foreign);
+        }
+
+        /// Buffers that the device does not have.
+        pub inline fn idleCount(self: *const Self) u32 {
+            return if (self.side.slots) self.side.count - self.side.ring.outstanding() else self.end - self.begin;
         }
 
         /// Takes back what the device is done with.
         pub fn reclaim(self: *Self) Broken!void {
+            if (self.side.slots) {
+                _ = self.side.ring.reapSlots(self.side.count) catch |reason| switch (reason) {
+                    error.OutOfOrder => self.leaveSlots(),
+                    else => |broken| return broken,
+                };
+            }
+            if (self.side.slots) return;
             if (self.begin > 0) {
                 std.mem.copyForwards(Item, self.idle, self.idle[self.begin..self.end]);
                 self.end -= self.begin;
                 self.begin = 0;
             }
-            self.end += try self.side.reap(self.idle[self.end..]);
+            self.end += try self.side.ring.reap(self.idle[self.end..]);
         }
 
-        /// No frame can be sent before the device is done with another.
-        pub fn isFull(self: *const Self) bool {
-            return self.begin == self.end;
+        fn leaveSlots(self: *Self) void {
+            const next = self.side.ring.nextSlot();
+            self.begin = 0;
+            self.end = self.idleCount();
+            for (self.idle[0..self.end], 0..) |*item, i| {
+                item.* = .{ .token = @intCast((next + i) % self.side.count), .len = 0 };
+            }
+            self.side.leaveSlots();
         }
 
         /// Offers up to `limit` frames; returns how many.
         pub fn send(self: *Self, limit: u32, sequencer: *Sequencer) Broken!u32 {
-            if (self.end - self.begin < limit) try self.reclaim();
-            const count = @min(self.end - self.begin, limit);
+            if (self.idleCount() < limit) try self.reclaim();
+            const count = @min(self.idleCount(), limit);
             if (count == 0) return 0;
-            const items = self.idle[self.begin..][0..count];
-            self.begin += count;
             const timed = sequencer.isTimeDue();
-            var bytes: u64 = undefined;
-            if (self.side.shape.isSlot()) {
-                bytes = self.fillSlots(items, sequencer);
-                if (timed) sequencer.time(self.frameOf(items[0]));
-                self.side.ring.offer(items);
-            } else {
-                bytes = self.addChains(items, sequencer, timed);
-            }
+            const bytes = if (self.side.slots)
+                self.sendSlots(count, sequencer, timed)
+            else
+                self.sendChains(count, sequencer, timed);
             self.side.countBurst(count, bytes);
             sequencer.stats.sent += count;
             sequencer.stats.sent_bytes += bytes;
             return count;
         }
 
-        fn frameOf(self: *Self, item: Item) []u8 {
-            return self.side.buffer(item.token)[self.header_bytes..item.len];
-        }
-
-        fn fillSlots(self: *Self, items: []Item, sequencer: *Sequencer) u64 {
-            @setRuntimeSafety(false);
-            var flow = self.flow;
+        fn sendSlots(self: *Self, count: u32, sequencer: *Sequencer, timed: bool) u64 {
+            const first = self.side.ring.nextSlot();
             var bytes: u64 = 0;
-            for (items) |*item| {
-                const len = sequencer.nextLength();
-                const frame = self.side.buffer(item.token) + self.header_bytes;
-                if (self.lengths[item.token] != len) self.writeHeader(item.token, len, sequencer);
-                sequencer.stamp(frame, len, flow);
-                flow = sequencer.flowAfter(flow, self.queue);
-                item.len = self.header_bytes + len;
-                bytes += len;
+            if (self.strange == 0 and sequencer.isUniform()) {
+                const size = self.side.count;
+                const part = @min(count, size - first);
+                const stride = self.side.shape.stride;
+                sequencer.stampRun(self.frameAt(first), stride, part, self.flow);
+                sequencer.stampRun(self.frameAt(0), stride, count - part, self.flow);
+                bytes = @as(u64, count) * sequencer.frame_bytes;
+            } else {
+                for (0..count) |i| bytes += self.fillSlot(@intCast((first + i) % self.side.count), sequencer);
+                self.strange -|= count;
             }
-            self.flow = flow;
+            if (timed) sequencer.time(self.frameAt(first)[0..self.lengths[first]]);
+            self.side.ring.offerSlots(count);
             return bytes;
         }
 
-        fn writeHeader(self: *Self, token: u32, len: u32, sequencer: *const Sequencer) void {
-            const buffer = self.side.buffer(token);
-            if (self.lengths[token] == blank) {
-                @memset(buffer[0..self.header_bytes], 0);
-                guest_frame.fillBody(buffer[self.header_bytes..][0..self.side.shape.capacity]);
-            }
-            sequencer.writeHeader(buffer + self.header_bytes, len);
-            self.lengths[token] = len;
+        fn frameAt(self: *const Self, token: u32) [*]u8 {
+            return self.side.buffer(token) + self.header_bytes;
         }
 
-        fn addChains(self: *Self, items: []Item, sequencer: *Sequencer, timed: bool) u64 {
+        fn fillSlot(self: *Self, slot: u32, sequencer: *Sequencer) u32 {
+            const len = sequencer.nextLength();
+            if (self.lengths[slot] != len) {
+                self.clear(slot);
+                sequencer.writeHeader(self.frameAt(slot), len);
+                self.lengths[slot] = len;
+                self.side.ring.setLength(slot, self.header_bytes + len);
+            }
+            sequencer.stamp(self.frameAt(slot), len, self.flow);
+            self.flow = sequencer.flowAfter(self.flow, self.queue);
+            return len;
+        }
+
+        /// Before the first frame in a buffer: no offload for any of them.
+        fn clear(self: *Self, token: u32) void {
+            if (self.lengths[token] != blank) return;
+            const buffer = self.side.buffer(token);
+            @memset(buffer[0..self.header_bytes], 0);
+            guest_frame.fillBody(buffer[self.header_bytes..][0..self.side.shape.capacity]);
+        }
+
+        fn sendChains(self: *Self, count: u32, sequencer: *Sequencer, timed: bool) u64 {
             var bytes: u64 = 0;
-            for (items, 0..) |*item, i| {
+            for (self.idle[self.begin..][0..count], 0..) |item, i| {
                 const frame = self.scratch[0..sequencer.nextLength()];
                 sequencer.writeHeader(frame.ptr, @intCast(frame.len));
                 sequencer.stamp(frame.ptr, @intCast(frame.len), self.flow);
@@ -158,6 +186,7 @@ pub fn Sender(comptime Driver: type) type {
                 self.addChain(item.token, frame);
                 bytes += frame.len;
             }
+            self.begin += count;
             return bytes;
         }
 
@@ -182,24 +211,24 @@ pub fn Sender(comptime Driver: type) type {
         /// long.
         pub fn sendCopy(self: *Self, frame: []const u8, turned: bool) Broken!bool {
             if (frame.len > self.side.shape.capacity) return false;
-            if (self.begin == self.end) try self.reclaim();
-            if (self.begin == self.end) return false;
-            const item = &self.idle[self.begin];
-            self.begin += 1;
-            if (!self.side.shape.isSlot()) {
+            if (self.idleCount() == 0) try self.reclaim();
+            if (self.idleCount() == 0) return false;
+            if (self.side.slots) {
+                const slot = self.side.ring.nextSlot();
+                self.clear(slot);
+                const copy = self.frameAt(slot)[0..frame.len];
+                @memcpy(copy, frame);
+                if (turned) guest_frame.turnRound(copy);
+                self.lengths[slot] = foreign;
+                self.strange = self.side.count;
+                self.side.ring.setLength(slot, @intCast(self.header_bytes + frame.len));
+                self.side.ring.offerSlots(1);
+            } else {
                 @memcpy(self.scratch[0..frame.len], frame);
                 if (turned) guest_frame.turnRound(self.scratch);
-                self.addChain(item.token, self.scratch[0..frame.len]);
-                return true;
+                self.addChain(self.idle[self.begin].token, self.scratch[0..frame.len]);
+                self.begin += 1;
             }
-            const buffer = self.side.buffer(item.token);
-            @memset(buffer[0..self.header_bytes], 0);
-            const copy = buffer[self.header_bytes..][0..frame.len];
-            @memcpy(copy, frame);
-            if (turned) guest_frame.turnRound(copy);
-            if (self.lengths[item.token] != blank) self.lengths[item.token] = foreign;
-            item.len = @intCast(self.header_bytes + frame.len);
-            self.side.ring.offer(item[0..1]);
             return true;
         }
     };

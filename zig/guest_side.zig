@@ -1,15 +1,12 @@
 //! One ring of a simulated guest and the buffers that go round in it, whichever way they go. Buffers
-//! in one piece go by slots, in bursts; those of other shapes as chains.
+//! in one piece go by slots, as long as the device keeps their order; all others as chains.
 
 const std = @import("std");
 const abi = @import("abi.zig");
 const driver_entry = @import("driver_entry.zig");
 const guest_shape = @import("guest_shape.zig");
 
-const Broken = driver_entry.Broken;
-const Item = driver_entry.Item;
 const Piece = driver_entry.Piece;
-const Published = driver_entry.Published;
 const Shape = guest_shape.Shape;
 
 /// A burst is never longer.
@@ -28,6 +25,8 @@ pub fn Side(comptime Driver: type) type {
         room: Room,
         /// With this many buffers the ring is full.
         count: u32,
+        /// It goes by slots.
+        slots: bool,
         stats: abi.GuestVringStats,
 
         const Self = @This();
@@ -52,6 +51,7 @@ pub fn Side(comptime Driver: type) type {
                 .shape = shape,
                 .room = room,
                 .count = countOf(ring.config.size, shape),
+                .slots = false,
                 .stats = std.mem.zeroes(abi.GuestVringStats),
             };
         }
@@ -59,16 +59,20 @@ pub fn Side(comptime Driver: type) type {
         /// The ring as new. The device does not run.
         pub fn reset(self: *Self, writable: bool) void {
             self.ring.reset();
-            self.fix(writable);
+            self.slots = self.shape.isSlot();
+            if (!self.slots) return;
+            self.ring.useSlots(.{
+                .gpa = self.room.gpa,
+                .stride = self.shape.stride,
+                .len = self.shape.header_bytes + self.shape.capacity,
+                .writable = writable,
+            });
         }
 
-        /// Says where the slots are, if it goes by slots.
-        pub fn fix(self: *Self, writable: bool) void {
-            if (!self.shape.isSlot()) return;
-            for (0..self.count) |token| {
-                const len = self.shape.header_bytes + self.shape.capacity;
-                self.ring.fix(@intCast(token), .{ .gpa = self.gpaOf(@intCast(token)), .len = len }, writable);
-            }
+        /// The device does not keep the order.
+        pub fn leaveSlots(self: *Self) void {
+            self.ring.leaveSlots();
+            self.slots = false;
         }
 
         pub inline fn buffer(self: *const Self, token: u32) [*]u8 {
@@ -87,10 +91,6 @@ pub fn Side(comptime Driver: type) type {
 
         pub fn host(self: *const Self, piece: Piece) []u8 {
             return self.room.bytes[@intCast(piece.gpa - self.room.gpa)..][0..piece.len];
-        }
-
-        pub inline fn reap(self: *Self, items: []Item) Broken!u32 {
-            return if (self.shape.isSlot()) self.ring.reapSlots(items) else self.ring.reap(items);
         }
 
         pub fn how(self: *const Self) driver_entry.How {
