@@ -94,7 +94,11 @@ async function passesEveryPacket(path: RingPath): Promise<void> {
   await exchange(testpmd, large_packets_wanted, 1514);
   await compare(serve, testpmd);
   const ring = path.packed ? "packed" : "split";
-  for (const port of ["p0", "p1"]) await serve.until("started", { port, ring });
+  for (const port of ["p0", "p1"]) {
+    const { features } = await serve.until("started", { port, ring });
+    assert.equal((features as string[]).includes("IN_ORDER"), path.in_order, `negotiated: ${features}`);
+    assert.equal((features as string[]).includes("MRG_RXBUF"), path.mergeable, `negotiated: ${features}`);
+  }
   await testpmd.stop();
   for (const port of ["p0", "p1"]) await serve.until("disconnected", { port });
   await serve.finish();

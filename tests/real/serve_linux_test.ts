@@ -218,7 +218,11 @@ async function lifeOfTwo(test: Deno.TestContext, options: Partial<GuestOptions>)
   await using pair = await Pair.start({ queues, cpus: queues, ...options });
   const ring = options.packed ? "packed" : "split";
   await step("ping", async () => {
-    for (const port of ["port0", "port1"]) await pair.serve.until("started", { port, ring });
+    for (const port of ["port0", "port1"]) {
+      const { features } = await pair.serve.until("started", { port, ring });
+      assert((features as string[]).includes("MQ"), `negotiated: ${features}`);
+      assert.equal((features as string[]).includes("IN_ORDER"), options.in_order ?? false, `negotiated: ${features}`);
+    }
     await pair.bothPing();
   });
   await step("ethtool -L, every queue carries packets", () => changesQueues(pair));
