@@ -238,32 +238,84 @@ pub const DriverPacked = struct {
     pub inline fn offerSlots(ring: *DriverPacked, count: u32) void {
         @setRuntimeSafety(false);
         std.debug.assert(count <= ring.free);
-        const flags: u16 = if (ring.plan.writable) spec.desc_write else 0;
-        for (0..count) |_| {
-            const slot = ring.avail.index;
-            const gpa = ring.plan.gpa + @as(u64, slot) * ring.plan.stride;
-            ring.put(.{ .gpa = gpa, .len = ring.slots[slot].len }, slot, flags);
+        if (count == 0) return;
+        var place = ring.avail;
+        var left = count;
+        ring.avail.advance(count, ring.config.size);
+        ring.free -= count;
+        if (!ring.any) {
+            // Nobody looks at the others before this one is published.
+            ring.any = true;
+            ring.first_place = place;
+            ring.first_word = ring.slotWord(place);
+            @atomicStore(u64, &ring.desc[place.index].addr, ring.slotGpa(place), .unordered);
+            place.advance(1, ring.config.size);
+            left -= 1;
         }
+        const part = @min(left, ring.config.size - place.index);
+        ring.fillSlots(place, part);
+        ring.fillSlots(.{ .index = 0, .wrap = !place.wrap }, left - part);
+    }
+
+    /// Writes descriptors that lie in a row.
+    inline fn fillSlots(ring: *DriverPacked, from: Place, count: u32) void {
+        @setRuntimeSafety(false);
+        if (count == 0) return;
+        const target: [*]align(16) @Vector(2, u64) = @ptrCast(ring.desc + from.index);
+        const slots = ring.slots[from.index..].ptr;
+        var gpa = ring.slotGpa(from);
+        // Without the length.
+        var rest = ring.slotWord(from) - slots[0].len;
+        for (0..count) |i| {
+            target[i] = .{ gpa, rest + slots[i].len };
+            gpa += ring.plan.stride;
+            rest += 1 << 32;
+        }
+    }
+
+    inline fn slotGpa(ring: *const DriverPacked, place: Place) u64 {
+        return ring.plan.gpa + @as(u64, place.index) * ring.plan.stride;
+    }
+
+    inline fn slotWord(ring: *const DriverPacked, place: Place) u64 {
+        @setRuntimeSafety(false);
+        const turn = if (place.wrap) spec.desc_avail else spec.desc_used;
+        const flags = turn | if (ring.plan.writable) spec.desc_write else 0;
+        return ring.slots[place.index].len | @as(u64, place.index) << 32 | @as(u64, flags) << 48;
     }
 
     /// Takes back slots that the device is done with, at most `limit`. When they are out of order
     /// nothing was taken, and `leaveSlots` is next.
     pub inline fn reapSlots(ring: *DriverPacked, limit: u32) SlotError!Run {
         @setRuntimeSafety(false);
-        const first = ring.used.index;
+        const first = ring.used;
         const most = @min(limit, ring.outstanding());
-        var count: u32 = 0;
-        while (count < most) : (count += 1) {
-            const word = @atomicLoad(u64, ring.wordAt(ring.used.index), .acquire);
-            if (!isUsed(@truncate(word >> 48), ring.used.wrap)) break;
-            if (@as(u16, @truncate(word >> 32)) != ring.used.index) {
-                if (count == 0) return error.OutOfOrder;
-                break;
-            }
-            ring.used.advance(1, ring.config.size);
+        const part = @min(most, ring.config.size - first.index);
+        var count = ring.countUsed(first, part);
+        if (count == part) count += ring.countUsed(.{ .index = 0, .wrap = !first.wrap }, most - part);
+        if (count == 0 and most > 0) {
+            const word = @atomicLoad(u64, ring.wordAt(first.index), .acquire);
+            // The first may be used, but for another slot. What was used a moment ago comes next time.
+            const id: u16 = @truncate(word >> 32);
+            if (isUsed(@truncate(word >> 48), first.wrap) and id != first.index) return error.OutOfOrder;
         }
+        ring.used.advance(count, ring.config.size);
         ring.free += count;
-        return .{ .first = first, .count = count };
+        return .{ .first = first.index, .count = count };
+    }
+
+    /// Descriptors in a row that are used, each for its own slot.
+    inline fn countUsed(ring: *const DriverPacked, from: Place, most: u32) u32 {
+        @setRuntimeSafety(false);
+        const mask = @as(u32, avail_used) << 16 | 0xffff;
+        var expected = if (from.wrap) @as(u32, avail_used) << 16 | from.index else from.index;
+        const words: [*]align(8) const u64 = @ptrCast(ring.wordAt(from.index));
+        for (0..most) |i| {
+            const word = @atomicLoad(u64, &words[2 * i], .acquire);
+            if (@as(u32, @truncate(word >> 32)) & mask != expected) return @intCast(i);
+            expected += 1;
+        }
+        return most;
     }
 
     /// Bytes that the device wrote to a slot of the last run.

@@ -39,6 +39,8 @@ pub const Inspector = struct {
     care: u64,
     line_bytes: u32,
     track: *Track,
+    /// Of the last frame in one buffer.
+    flow: u32,
     sources: *[sources_max]Source,
     source_count: u32,
     stats: *abi.GuestStats,
@@ -58,6 +60,7 @@ pub const Inspector = struct {
             .care = 0,
             .line_bytes = 0,
             .track = &sources[0].flows[0],
+            .flow = 0,
             .sources = sources,
             .source_count = 0,
             .stats = stats,
@@ -79,14 +82,17 @@ pub const Inspector = struct {
         self.line_bytes = 0;
     }
 
-    /// Notes a good frame, in one buffer, as the pattern for those that follow.
+    /// Notes a good frame, in one buffer, as the pattern for those that follow, if it is of the same
+    /// flow as the last one: where flows take turns nothing is gained.
     pub fn follow(self: *Inspector, buffer: [*]const u8, header_bytes: u32, bytes: u32) void {
-        if (self.check_all) return;
-        const parsed = guest_frame.parse((buffer + header_bytes)[0 .. bytes - header_bytes]) orelse return;
+        const flow = guest_frame.flowOf(buffer + header_bytes);
+        const again = flow == self.flow;
+        self.flow = flow;
+        if (!again or self.check_all) return;
         self.line = @as(*align(1) const Line, @ptrCast(buffer)).*;
         self.care = (@as(u64, 1) << @intCast(header_bytes + guest_frame.header_bytes)) - 1;
         self.line_bytes = bytes;
-        self.track = &self.source.flows[parsed.flow];
+        self.track = &self.source.flows[flow];
     }
 
     /// Whether a buffer of `bytes` has a frame like the one followed, with this number and no flags.
