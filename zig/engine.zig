@@ -108,7 +108,6 @@ pub const Engine = struct {
         try engine.hold();
         engine.stopAll(port);
         port.memory.swap(empty);
-        port.memory.faults.store(0, .monotonic);
         for (port.vrings) |*vring| {
             vring.enabled = false;
             for ([_]abi.VringFd{ .kick, .call, .err }) |kind| replaceFd(vring, kind, -1);
@@ -132,7 +131,6 @@ pub const Engine = struct {
         errdefer table.destroy();
         for (regions, fds) |region, fd| try table.add(region, fd, &port.memory.faults);
         try engine.adopt(port, table);
-        port.memory.faults.store(0, .monotonic);
         table.destroy();
     }
 
@@ -189,6 +187,7 @@ pub const Engine = struct {
             _ = vring.stop() catch unreachable;
             return reason;
         };
+        if (port.memory.isFaulty()) vring.breakBy(error.MemoryFault);
         engine.fabric.refresh();
     }
 

@@ -21,13 +21,15 @@ const Slot = struct {
     start: std.atomic.Value(usize) = .init(0),
     end: usize = 0,
     counter: *Counter = undefined,
+    /// Its part of the counter.
+    hits: Counter = .init(0),
 };
 
 var slots: [slots_max]Slot = @splat(.{});
 var installed = std.atomic.Value(bool).init(false);
 var previous: sys.SignalAction = undefined;
 
-/// Watches a mapping until `forget`. Null: the table of slots is full.
+/// Watches a mapping until `forget`; as long, `counter` has its faults. Null: the table of slots is full.
 pub fn watch(map: []align(std.heap.page_size_min) u8, counter: *Counter) ?Guard {
     if (!installed.swap(true, .acq_rel)) previous = sys.handleBusError(onBusError);
     const claimed = 1;
@@ -41,10 +43,12 @@ pub fn watch(map: []align(std.heap.page_size_min) u8, counter: *Counter) ?Guard 
     return null;
 }
 
-/// To be called before the mapping goes away.
+/// To be called before the mapping goes away, when nobody uses it any more.
 pub fn forget(guard: Guard) void {
     if (guard == .none) return;
-    slots[@backingInt(guard)].start.store(0, .release);
+    const slot = &slots[@backingInt(guard)];
+    _ = slot.counter.fetchSub(slot.hits.swap(0, .acquire), .release);
+    slot.start.store(0, .release);
 }
 
 fn onBusError(signal: sys.Signal, info: *const sys.SignalInfo, context: ?*anyopaque) callconv(.c) void {
@@ -53,6 +57,7 @@ fn onBusError(signal: sys.Signal, info: *const sys.SignalInfo, context: ?*anyopa
         const start = slot.start.load(.acquire);
         if (start <= 1 or address < start or address >= slot.end) continue;
         if (!sys.mapZeroPages(start, slot.end - start)) break;
+        _ = slot.hits.fetchAdd(1, .release);
         _ = slot.counter.fetchAdd(1, .release);
         _ = total.fetchAdd(1, .release);
         return;

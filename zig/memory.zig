@@ -38,13 +38,18 @@ pub const Memory = struct {
     /// Sorted by guest address, without overlaps; rows from `count` on are unused.
     rows: [abi.regions_max]Mapping,
     count: u32,
-    /// SIGBUS faults since the table was last emptied: the front end truncated a file.
+    /// SIGBUS faults in what is mapped: the front end truncated a file, and there are zeros now.
     faults: fault.Counter,
 
     pub fn init(memory: *Memory) void {
         @memset(&memory.rows, .{});
         memory.count = 0;
         memory.faults = .init(0);
+    }
+
+    /// Whether a file was truncated under it: what is there now is not what the guest has.
+    pub fn isFaulty(memory: *const Memory) bool {
+        return memory.faults.load(.acquire) > 0;
     }
 
     /// Where `len` bytes at `gpa` are mapped, or null when they do not lie whole in one region.
@@ -125,7 +130,7 @@ pub const Table = struct {
         table.count = memory.count;
     }
 
-    /// Maps one more region. `faults` counts what its file lacks later. The fd is only borrowed.
+    /// Maps one more region. `faults` counts what its file lacks, as long as it is mapped. The fd is only borrowed.
     pub fn add(table: *Table, region: abi.Region, fd: i32, faults: *fault.Counter) Error!void {
         if (table.count == abi.regions_max) return error.LimitReached;
         const end = std.math.add(u64, region.gpa, region.size_bytes) catch return error.InvalidArgument;

@@ -97,7 +97,7 @@ pub const Switch = struct {
     pub fn breakFaulty(self: *Switch) void {
         for (self.ports) |each| {
             const port = each orelse continue;
-            if (port.memory.faults.load(.acquire) > 0) port.breakAll();
+            if (port.memory.isFaulty()) port.breakAll();
         }
     }
 

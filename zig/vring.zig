@@ -159,9 +159,10 @@ pub const Vring = struct {
         return areas;
     }
 
-    /// Nothing more goes through the ring until it is started again. Told once, for the first reason.
+    /// Nothing more goes through the ring until it is started again. Told once, for the first reason;
+    /// but what the zeros of a truncated file look like is not the driver's doing.
     pub fn breakBy(vring: *Vring, reason: anyerror) void {
-        const broken: abi.VringBroken = switch (reason) {
+        const broken: abi.VringBroken = if (vring.memory.isFaulty()) .memory_fault else switch (reason) {
             error.BadAvailIndex => .bad_avail_index,
             error.BadHead => .bad_head,
             error.BadPackedId => .bad_packed_id,
