@@ -245,7 +245,9 @@ export class PortServer implements Disposable {
       this.#failures = 0;
       this.#tellConnected();
     }
-    if (session.started_ms !== undefined) this.#rings.lookForPrivateMemory(now_ms - session.started_ms);
+    if (session.started_ms === undefined) return;
+    this.#rings.lookForBroken();
+    this.#rings.lookForPrivateMemory(now_ms - session.started_ms);
   }
 
   /** To be called when a ring broke, of whichever port. */

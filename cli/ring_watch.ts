@@ -46,11 +46,11 @@ export class RingWatch {
     this.#before = this.#fromGuest().map((ring) => this.#port.vringStats(ring));
   }
 
-  /** Tells of rings that gave up since they started. */
+  /** Tells of rings that gave up since they started; called now and then, also of those that were started again. */
   lookForBroken(): void {
     for (let ring = 0; ring < this.#rings; ring++) {
-      const { broken } = this.#port.vringState(ring);
-      if (broken === undefined) this.#broken.delete(ring);
+      const { broken, started } = this.#port.vringState(ring);
+      if (broken === undefined || !started) this.#broken.delete(ring);
       else if (!this.#broken.has(ring)) {
         this.#broken.add(ring);
         this.#found({ event: "ring_broken", ring, reason: broken });
