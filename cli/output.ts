@@ -113,11 +113,16 @@ export class Output {
 
   /** Prints lines above the frame. */
   line(...lines: readonly string[]): void {
+    this.#print(lines, (count) => `(${count} lines left out: they were not read in time)`);
+  }
+
+  /** @param gapOf What is printed in the place of so many lines. */
+  #print(lines: readonly string[], gapOf: (count: number) => string): void {
     if (this.#waiting.length > backlogMax) {
       this.#leftOut += lines.length;
       return;
     }
-    const gap = this.#leftOut > 0 ? `(${this.#leftOut} lines left out: they were not read in time)\n` : "";
+    const gap = this.#leftOut > 0 ? `${gapOf(this.#leftOut)}\n` : "";
     this.#leftOut = 0;
     const text = lines.map((line) => `${line}\n`).join("");
     this.#push(`${this.#eraseFrame()}${gap}${text}${this.#frame.map((line) => `${line}\n`).join("")}`);
@@ -125,7 +130,8 @@ export class Output {
 
   /** Prints one object as one line. BigInts become numbers: no counter of ours comes near 2^53. */
   json(object: unknown): void {
-    this.line(JSON.stringify(object, (_, value) => typeof value === "bigint" ? Number(value) : value));
+    const line = JSON.stringify(object, (_, value) => typeof value === "bigint" ? Number(value) : value);
+    this.#print([line], (count) => JSON.stringify({ event: "left_out", lines: count }));
   }
 
   /** Draws a frame below all lines in the place of the last one; skipped while the last is not even delivered. */
