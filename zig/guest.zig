@@ -20,7 +20,6 @@ const guest_side = @import("guest_side.zig");
 const spec = @import("spec.zig");
 const sys = @import("sys.zig");
 
-const Published = driver_entry.Published;
 const Room = guest_side.Room;
 const Shape = guest_shape.Shape;
 
@@ -477,33 +476,37 @@ pub const Guest = struct {
     }
 
     fn serve(guest: *Guest, lane: anytype, queue: u32) driver_entry.Broken!bool {
-        const traffic = &guest.traffic;
-        var moved: u32 = 0;
-        if (traffic.receive != 0) {
-            const echo = if (traffic.echo != 0) &lane.sender else null;
-            moved += try lane.receiver.receive(guest.receive_limit, &guest.inspector, echo);
-        }
+        const received = if (guest.traffic.receive != 0) try guest.receive(lane, queue) else 0;
         const limit = guest.allowance();
-        if (limit > 0) {
-            const sent = try lane.sender.send(limit, &guest.sequencer);
-            guest.sent += sent;
-            if (traffic.count != 0 and guest.sent == traffic.count) guest.stats.sending = 0;
-            moved += sent;
-        }
-        if (moved == 0) {
-            if (limit == 0) try lane.sender.reclaim();
-            return false;
-        }
-        const offered = lane.receiver.side.ring.publish();
-        const sent = lane.sender.side.ring.publish();
-        fence();
-        guest.notify(&lane.receiver.side, offered, 2 * queue);
-        guest.notify(&lane.sender.side, sent, 2 * queue + 1);
-        return true;
+        const sent = if (limit > 0) try lane.sender.send(limit, &guest.sequencer) else 0;
+        guest.sent += sent;
+        if (guest.traffic.count != 0 and guest.sent == guest.traffic.count) guest.stats.sending = 0;
+        guest.show(&lane.sender.side, 2 * queue + 1);
+        if (limit == 0 and received == 0) try lane.sender.reclaim();
+        return received + sent > 0;
     }
 
-    fn notify(guest: *Guest, side: anytype, shown: Published, index: u32) void {
+    /// All that arrived, at most a ring full, burst by burst: each is offered again before the next is
+    /// looked at, so that the device finds buffers.
+    fn receive(guest: *Guest, lane: anytype, queue: u32) driver_entry.Broken!u32 {
+        const receiver = &lane.receiver;
+        const echo = if (guest.traffic.echo != 0) &lane.sender else null;
+        var frames: u32 = 0;
+        var left = receiver.side.count;
+        while (left > 0) : (left -|= receiver.count) {
+            const count = try receiver.receive(guest.receive_limit, &guest.inspector, echo);
+            frames += count;
+            guest.show(&receiver.side, 2 * queue);
+            if (receiver.count < guest.receive_limit) break;
+        }
+        return frames;
+    }
+
+    /// Publishes what was offered, and kicks if the device wants it.
+    fn show(guest: *Guest, side: anytype, index: u32) void {
+        const shown = side.ring.publish();
         if (!shown.any) return;
+        fence();
         if (side.ring.wantsKick(shown)) {
             _ = sys.eventfdSignal(guest.bells[index].kick);
             side.stats.kicks += 1;
