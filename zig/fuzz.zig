@@ -2,8 +2,11 @@
 //! follows from its seed alone; it ends with 0, or says what went wrong at which step.
 
 const std = @import("std");
+const fuzz_change = @import("fuzz_change.zig");
 const fuzz_hostile = @import("fuzz_hostile.zig");
 const fuzz_run = @import("fuzz_run.zig");
+const fuzz_table = @import("fuzz_table.zig");
+const fuzz_twin = @import("fuzz_twin.zig");
 
 pub const panic = std.debug.FullPanic(fuzz_run.report);
 
@@ -12,6 +15,10 @@ const Fuzzer = struct { name: []const u8, play: *const fn (*fuzz_run.Run) void }
 const fuzzers = [_]Fuzzer{
     .{ .name = "split-hostile", .play = fuzz_hostile.split },
     .{ .name = "packed-hostile", .play = fuzz_hostile.packedRing },
+    .{ .name = "split-twin", .play = fuzz_twin.split },
+    .{ .name = "packed-twin", .play = fuzz_twin.packedRing },
+    .{ .name = "lengths-change", .play = fuzz_change.play },
+    .{ .name = "memory-table", .play = fuzz_table.play },
 };
 
 const usage =

@@ -62,8 +62,13 @@ pub const Fabric = struct {
 
     /// One turn of a worker on one ring.
     pub fn serve(fabric: *Fabric, input: *switch_file.Input) void {
+        fabric.burst.collect(input.vring);
+        fabric.finish(input);
+    }
+
+    /// The second half of a turn, once frames are collected.
+    pub fn finish(fabric: *Fabric, input: *switch_file.Input) void {
         const vring = input.vring;
-        fabric.burst.collect(vring);
         if (vring.enabled) {
             burst_file.countSent(fabric.burst, &vring.stats);
             fabric.fabric.forward(input, fabric.burst, fabric.now_ms, &fabric.notices);

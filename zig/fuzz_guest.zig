@@ -157,3 +157,15 @@ pub fn same(first: []const u8, second: []const u8) bool {
     }
     return std.mem.eql(u8, first[at..], second[at..]);
 }
+
+/// As `std.mem.allEqual`, in wide steps.
+pub fn isAll(bytes: []const u8, value: u8) bool {
+    const Wide = @Vector(128, u8);
+    const wanted: Wide = @splat(value);
+    var at: usize = 0;
+    while (at + 128 <= bytes.len) : (at += 128) {
+        const some: Wide = bytes[at..][0..128].*;
+        if (@reduce(.Or, some ^ wanted) != 0) return false;
+    }
+    return std.mem.allEqual(u8, bytes[at..], value);
+}
