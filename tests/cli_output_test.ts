@@ -139,6 +139,20 @@ Deno.test("a slow reader loses lines, and is told how many", async () => {
   deepEqual(lines.slice(-3), [`(${3000 - whole} lines left out: they were not read in time)`, "after", ""]);
 });
 
+Deno.test("a slow reader of objects is told of lines left out by an object", async () => {
+  const reader = new Reader(false);
+  const release = reader.hold();
+  const output = new Output(reader, {});
+  for (let index = 0; index < 3000; index++) output.json({ long: "x".repeat(1000) });
+  release();
+  await output.close();
+  output.json({ event: "after" });
+  await output.close();
+  const objects = reader.text.trimEnd().split("\n").map((line) => JSON.parse(line));
+  const whole = objects.filter(({ long }) => long !== undefined).length;
+  deepEqual(objects.slice(whole), [{ event: "left_out", lines: 3000 - whole }, { event: "after" }]);
+});
+
 Deno.test("a reader that is gone, or never reads, does not hold up the end", async () => {
   const gone = new Reader(false);
   gone.gone = true;
