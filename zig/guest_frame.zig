@@ -275,7 +275,8 @@ test "a frame says who sent it, and is good IPv4 and UDP" {
     try std.testing.expectEqualSlices(u8, &header, frame[0..24]);
     // 4500 + 0056 + 0007 + 4000 + 4011 + 0a00 + 0001 + 0a00 + 0002 = d971, by hand.
     try std.testing.expectEqual(0xffff - 0xd971, readBig(u16, frame[24..]));
-    try std.testing.expectEqualSlices(u8, &.{ 10, 0, 0, 1, 10, 0, 0, 2, 0xc0, 5, 0x56, 0x48, 0, 66, 0, 0 }, frame[26..42]);
+    const rest = [_]u8{ 10, 0, 0, 1, 10, 0, 0, 2, 0xc0, 5, 0x56, 0x48, 0, 66, 0, 0 };
+    try std.testing.expectEqualSlices(u8, &rest, frame[26..42]);
     turnRound(&frame);
     try std.testing.expect(isIntact(&frame));
     try std.testing.expectEqual(0x525400000002, parse(&frame).?.source);

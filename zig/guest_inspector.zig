@@ -47,7 +47,8 @@ pub const Inspector = struct {
 
     pub fn create(stats: *abi.GuestStats) error{OutOfMemory}!Inspector {
         // Straight from the kernel, so that it is zero, and takes memory for what is used only.
-        const memory = std.heap.page_allocator.rawAlloc(@sizeOf([sources_max]Source), alignment, @returnAddress()) orelse
+        const bytes = @sizeOf([sources_max]Source);
+        const memory = std.heap.page_allocator.rawAlloc(bytes, alignment, @returnAddress()) orelse
             return error.OutOfMemory;
         const sources: *[sources_max]Source = @ptrCast(@alignCast(memory));
         return .{
@@ -214,7 +215,8 @@ fn bucketOf(age_ns: u64) usize {
 }
 
 test bucketOf {
-    for ([_]u64{ 0, 1, 2, 3, 4, 5, 7, 8, 1000, 1024, 1280 }, [_]usize{ 0, 0, 4, 6, 8, 9, 11, 12, 39, 40, 41 }) |age, bucket| {
+    const ages = [_]u64{ 0, 1, 2, 3, 4, 5, 7, 8, 1000, 1024, 1280 };
+    for (ages, [_]usize{ 0, 0, 4, 6, 8, 9, 11, 12, 39, 40, 41 }) |age, bucket| {
         try std.testing.expectEqual(bucket, bucketOf(age));
     }
     try std.testing.expectEqual(abi.latency_buckets_max - 1, bucketOf(std.math.maxInt(u64)));

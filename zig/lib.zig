@@ -22,6 +22,7 @@ test {
     _ = @import("engine.zig");
     _ = @import("flow.zig");
     _ = @import("guest.zig");
+    _ = @import("guest_rig.zig");
     _ = @import("guest_crew.zig");
     _ = @import("handles.zig");
     _ = @import("listener.zig");

@@ -88,7 +88,8 @@ pub const Worker = struct {
         errdefer worker.burst.destroy();
         worker.inputs = try allocator.alloc(Input, inputs_max);
         errdefer allocator.free(worker.inputs);
-        worker.thread = std.Thread.spawn(.{ .stack_size = sys.thread_stack_bytes }, run, .{worker}) catch return error.OutOfMemory;
+        const options: std.Thread.SpawnConfig = .{ .stack_size = sys.thread_stack_bytes };
+        worker.thread = std.Thread.spawn(options, run, .{worker}) catch return error.OutOfMemory;
         return worker;
     }
 
