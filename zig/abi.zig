@@ -342,8 +342,9 @@ pub const GuestStats = extern struct {
     foreign: u64,
     /// The virtio-net header is wrong, or the frame does not lie in its buffers as it says.
     bad_header: u64,
-    /// Gratuitous ARP, as every guest sends it when it starts.
+    /// Gratuitous ARP, as every guest sends it when it starts: received, and sent.
     announcements: u64,
+    announced: u64,
     /// Frames that flows had sent before the first one that arrived here.
     unseen: u64,
     /// Streams of frames that were followed: flows, each counted anew when its sender is.
@@ -369,7 +370,7 @@ pub const GuestStats = extern struct {
     latency: [latency_buckets_max]u64,
 
     comptime {
-        assertShape(GuestStats, (29 + latency_buckets_max) * 8);
+        assertShape(GuestStats, (30 + latency_buckets_max) * 8);
     }
 };
 
