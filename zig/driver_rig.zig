@@ -161,8 +161,9 @@ pub fn Rig(comptime Driver: type) type {
             const token = self.free_receive.pop() orelse return false;
             const big = !spec.has(self.options.features, spec.Feature.mrg_rxbuf);
             // A full ring always holds the longest frame.
-            const least = (frame_bytes_max + header_bytes_max) / self.options.size + 1;
-            const len = if (big) frame_bytes_max + header_bytes_max else random.intRangeAtMost(u32, least, @max(least, 700));
+            const whole = frame_bytes_max + header_bytes_max;
+            const least = whole / self.options.size + 1;
+            const len = if (big) whole else random.intRangeAtMost(u32, least, @max(least, 700));
             self.offered[token] = self.chainOf(tokens + token, len);
             const pieces = self.offered[token].pieces();
             self.to.driver.add(&.{}, pieces, token, self.how()) catch {
