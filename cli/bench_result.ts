@@ -42,13 +42,6 @@ export interface Speed {
   readonly gbps: number;
 }
 
-/** Latency of packets under this load, sender to receiver, in nanoseconds. */
-export interface Latency {
-  readonly p50_ns: number;
-  readonly p99_ns: number;
-  readonly max_ns: number;
-}
-
 /** The other forwarder, measured in turns with ours. */
 export interface PeerResult extends Speed, Arrivals {
   readonly name: string;
@@ -66,7 +59,8 @@ export interface CaseResult extends Case, Speed, Arrivals {
   readonly cycles_per_packet: number | undefined;
   /** Packets that the switch dropped, by reason. */
   readonly drops: Readonly<Record<string, number>>;
-  readonly latency: Latency | undefined;
+  /** Packets sent, less those received, less those dropped: 0 where the switch tells the whole truth. */
+  readonly unaccounted: number;
   readonly peer?: PeerResult;
 }
 

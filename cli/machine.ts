@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { readSystemFile } from "../mod.ts";
 import { cpuList } from "./option.ts";
 
 /** What figures depend on. */
@@ -36,13 +37,13 @@ function field(text: string, name: string): string | undefined {
 
 /** CPUs that this process may run on, by its affinity. */
 export function allowedCpus(): number[] {
-  const list = field(Deno.readTextFileSync("/proc/self/status"), "Cpus_allowed_list");
+  const list = field(readSystemFile("/proc/self/status") ?? "", "Cpus_allowed_list");
   return list === undefined ? [0] : cpuList(list);
 }
 
 /** Reads what Linux tells of this machine. */
 export function describeMachine(): Machine {
-  const text = Deno.readTextFileSync("/proc/cpuinfo");
+  const text = readSystemFile("/proc/cpuinfo") ?? "";
   const flags = new Set(field(text, "flags")?.split(" "));
   return {
     cpu: field(text, "model name") ?? Deno.build.arch,

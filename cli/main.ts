@@ -24,6 +24,8 @@ interface CommandEntry {
 /** One line for each command. */
 const commands: readonly CommandEntry[] = [
   { name: "serve", about: "serve virtio-net ports and switch between them", load: () => import("./serve.ts") },
+  { name: "bench", about: "measure the way from guest to guest, and check it", load: () => import("./bench.ts") },
+  { name: "guest", about: "simulated guests", hidden: true, load: () => import("./guest.ts") },
 ];
 
 const examples = `

@@ -6,7 +6,7 @@
 import { join } from "node:path";
 import { JsonProcess, type Message, ownProgram } from "./json_process.ts";
 
-/** What the switch and its workers have counted since they were started. */
+/** What the switch and its workers counted from start to end. */
 export interface ServeCounters {
   /** Dropped packets by reason, over all ports; reasons without packets are left out. */
   readonly drops: Record<string, number>;
@@ -23,16 +23,15 @@ export interface ServeOptions {
 }
 
 const portCount = 2;
-const period_s = 0.25;
 /** How `serve` heads the counters of reasons to drop. */
 const dropPrefix = "drop_";
 
-interface StatsMessage {
+interface Summary {
   readonly ports: readonly Record<"to_guest" | "from_guest", Readonly<Record<string, number>>>[];
   readonly workers: readonly Readonly<Record<"busy_cycles" | "packets", number>>[];
 }
 
-function countersOf({ ports, workers }: StatsMessage): ServeCounters {
+function countersOf({ ports, workers }: Summary): ServeCounters {
   const drops: Record<string, number> = {};
   for (const [key, value] of ports.flatMap((port) => [port.to_guest, port.from_guest]).flatMap(Object.entries)) {
     if (!key.startsWith(dropPrefix) || value === 0) continue;
@@ -63,7 +62,7 @@ export class ServeProcess implements AsyncDisposable {
   /** Returns when it is ready. */
   static async start({ directory, queues, workerCpus }: ServeOptions): Promise<ServeProcess> {
     const process = new JsonProcess("vhostctl serve", ownProgram(), [
-      ...["serve", "--json", "--stats", `${period_s}`, "--ports", `${portCount}`, "--dir", directory],
+      ...["serve", "--json", "--ports", `${portCount}`, "--dir", directory],
       ...["--queues", `${queues}`, "--cpus", workerCpus.join(",")],
     ]);
     try {
@@ -78,11 +77,11 @@ export class ServeProcess implements AsyncDisposable {
     );
   }
 
-  /** Counters of a moment after this call. */
-  async counters(): Promise<ServeCounters> {
-    // One line may be under way already, with counters from before.
-    await this.process.next(isEvent("stats"));
-    return countersOf(await this.process.next(isEvent("stats")) as unknown as StatsMessage);
+  /** Ends it, and returns what it had counted. */
+  async finish(): Promise<ServeCounters> {
+    const summary = this.process.next(isEvent("summary"));
+    this.process.signal("SIGTERM");
+    return countersOf(await summary as unknown as Summary);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -4,6 +4,7 @@
  * @module
  */
 import { delimiter, join } from "node:path";
+import { readSystemFile } from "../mod.ts";
 import { HostError } from "./error.ts";
 import { JsonProcess } from "./json_process.ts";
 
@@ -64,9 +65,8 @@ export async function findTestpmd(given: string | undefined): Promise<TestpmdPro
 }
 
 /** Huge pages are used where some are free; none are reserved: that is for the host's owner to do. */
-async function chooseMemory(): Promise<TestpmdMemory> {
-  const file = "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages";
-  const free = Number(await Deno.readTextFile(file).catch(() => "0"));
+function chooseMemory(): TestpmdMemory {
+  const free = Number(readSystemFile("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages") ?? 0);
   return free >= memory_mib / hugePage_mib ? "huge pages" : "4 KiB pages";
 }
 
@@ -97,7 +97,7 @@ export class Testpmd implements AsyncDisposable {
 
   /** Returns when its sockets are there. */
   static async start(options: TestpmdOptions): Promise<Testpmd> {
-    const memory = await chooseMemory();
+    const memory = chooseMemory();
     const process = new JsonProcess("dpdk-testpmd", options.program.path, testpmdArguments(options, memory));
     // It prints no message of ours: this only ever fails, when it ends.
     const ended = process.next(() => false);

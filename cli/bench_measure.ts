@@ -1,0 +1,104 @@
+/**
+ * One case of `bench`: the switch with two guests, alone.
+ *
+ * @module
+ */
+import { type Arrivals, type Case, type CaseResult, type Placement, type Speed, speed } from "./bench_result.ts";
+import type { GuestCounters } from "./guest_process.ts";
+import { arrivals, GuestPair, type PairOptions } from "./guest_pair.ts";
+import { ServeProcess } from "./serve_process.ts";
+
+/** How to measure. */
+export interface Measurement {
+  readonly seconds: number;
+  /** Every so many packets one is checked byte by byte. */
+  readonly check_every: number;
+  readonly placement: Placement;
+  /** Aborted when the user wants no more. */
+  readonly stop: AbortSignal;
+  /** Called now and then with the speed so far, and how much of the measurement is done, 0 to 1. */
+  progress(now: Speed, done: number): void;
+}
+
+/** Until then everybody is awake, and caches are warm. */
+export const warmUp_ms = 100;
+const look_ms = 200;
+
+/** Sleeps; returns early when the user wants no more. */
+export function sleep(ms: number, stop: AbortSignal): Promise<void> {
+  if (stop.aborted) return Promise.resolve();
+  return new Promise((resolve) => {
+    const end = () => {
+      clearTimeout(timer);
+      stop.removeEventListener("abort", end);
+      resolve();
+    };
+    const timer = setTimeout(end, ms);
+    stop.addEventListener("abort", end);
+  });
+}
+
+/** A folder for sockets, gone with its stack. */
+export async function socketFolder(stack: AsyncDisposableStack): Promise<string> {
+  const folder = await Deno.makeTempDir({ prefix: "vhostctl-bench-" });
+  stack.defer(() => Deno.remove(folder, { recursive: true }));
+  return folder;
+}
+
+/** Guests that must share a CPU share a process and a thread: through the kernel they would hand it over too slowly. */
+export function pairOptions(sockets: readonly string[], { placement, check_every }: Measurement): PairOptions {
+  const { worker_cpus, guest_cpus: cpus } = placement;
+  const crowded = cpus.some((cpu) => worker_cpus.includes(cpu));
+  const together = new Set(cpus).size < cpus.length;
+  return { sockets, cpus, together, wait: crowded ? "yield" : "poll", checkEvery: check_every };
+}
+
+/** Speed between two looks at the receiver. */
+export function speedBetween(first: GuestCounters, last: GuestCounters, size_bytes: number): Speed {
+  return speed(last.received - first.received, size_bytes, (last.time_ns - first.time_ns) / 1e9);
+}
+
+async function watch(pair: GuestPair, { size_bytes }: Case, measurement: Measurement): Promise<Speed> {
+  const { seconds, stop, progress } = measurement;
+  await sleep(warmUp_ms, stop);
+  const first = await pair.received();
+  let now = speed(0, size_bytes, 0);
+  while (now.seconds < seconds && !stop.aborted) {
+    await sleep(Math.min(look_ms, 1000 * (seconds - now.seconds)), stop);
+    now = speedBetween(first, await pair.received(), size_bytes);
+    progress(now, Math.min(1, now.seconds / seconds));
+  }
+  return now;
+}
+
+/** Stops a pair and then its switch; tells how its packets arrived, and what became of those that did not. */
+export async function account(pair: GuestPair, serve: ServeProcess): Promise<
+  Arrivals & Pick<CaseResult, "cycles_per_packet" | "drops" | "unaccounted">
+> {
+  await pair.stop();
+  const [sent, received] = [await pair.sent(), await pair.received()];
+  const counters = await serve.finish();
+  const dropped = Object.values(counters.drops).reduce((sum, packets) => sum + packets, 0);
+  const both = (count: (guest: GuestCounters) => number) => count(sent) + count(received);
+  return {
+    ...arrivals(received),
+    unaccounted: both((guest) => guest.sent + guest.announced - guest.received - guest.heard) - dropped,
+    cycles_per_packet: counters.packets > 0 ? counters.busyCycles / counters.packets : undefined,
+    drops: counters.drops,
+  };
+}
+
+/** Measures one case; undefined when it was stopped before anything arrived. */
+export async function measure(wanted: Case, measurement: Measurement): Promise<CaseResult | undefined> {
+  const { placement, stop } = measurement;
+  await using stack = new AsyncDisposableStack();
+  const directory = await socketFolder(stack);
+  const { queues } = wanted;
+  const serve = stack.use(await ServeProcess.start({ directory, queues, workerCpus: placement.worker_cpus }));
+  const pair = stack.use(await GuestPair.start(wanted, pairOptions(serve.sockets, measurement)));
+  if (stop.aborted) return undefined;
+  await pair.send();
+  const found = await watch(pair, wanted, measurement);
+  const arrived = await account(pair, serve);
+  return arrived.packets === 0 && stop.aborted ? undefined : { ...wanted, ...found, ...arrived };
+}

@@ -1,0 +1,134 @@
+/**
+ * Two simulated guests on the two ports of a forwarder: one sends, the other receives.
+ *
+ * @module
+ */
+import type { Arrivals, Case } from "./bench_result.ts";
+import { type GuestCounters, GuestProcess, type Traffic } from "./guest_process.ts";
+
+export interface PairOptions {
+  /** The sender's, then the receiver's. */
+  readonly sockets: readonly string[];
+  readonly cpus: readonly number[];
+  /** Both in one process and on one thread, on the sender's CPU. */
+  readonly together: boolean;
+  /** Without traffic: `yield` where the forwarder wants the same CPU. */
+  readonly wait: "poll" | "yield";
+  /** Every so many packets one is checked byte by byte. */
+  readonly checkEvery: number;
+}
+
+/** One guest among those of its process. */
+interface Place {
+  readonly process: GuestProcess;
+  readonly guest: number;
+}
+
+/** Locally administered. */
+const macs = ["02:00:00:00:00:0a", "02:00:00:00:00:0b"] as const;
+/** Packets that are on their way arrive within so long. */
+const settle_ms = 20;
+const settlesMax = 100;
+
+function pause(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms));
+}
+
+async function startGuests(wanted: Case, options: PairOptions): Promise<[sender: Place, receiver: Place]> {
+  const { ring, ring_size: ringSize, queues, size_bytes: frameBytes } = wanted;
+  const start = (...guests: readonly (0 | 1)[]) =>
+    GuestProcess.start({
+      ...{ ring, ringSize, queues, frameBytes, cpu: options.cpus[guests[0]!]!, wait: options.wait },
+      sockets: guests.map((guest) => options.sockets[guest]!),
+      macs: guests.map((guest) => macs[guest]!),
+    });
+  if (options.together) {
+    const process = await start(0, 1);
+    return [{ process, guest: 0 }, { process, guest: 1 }];
+  }
+  const [sender, receiver] = await Promise.allSettled([start(0), start(1)]);
+  if (sender.status === "fulfilled" && receiver.status === "fulfilled") {
+    return [{ process: sender.value, guest: 0 }, { process: receiver.value, guest: 0 }];
+  }
+  for (const outcome of [sender, receiver]) {
+    if (outcome.status === "fulfilled") await outcome.value[Symbol.asyncDispose]();
+  }
+  throw sender.status === "rejected" ? sender.reason : (receiver as PromiseRejectedResult).reason;
+}
+
+/** Until it is disposed of. */
+export class GuestPair implements AsyncDisposable {
+  readonly processes: readonly GuestProcess[];
+  readonly #sender: Place;
+  readonly #receiver: Place;
+  readonly #traffic: Omit<Traffic, "to">;
+
+  private constructor(sender: Place, receiver: Place, traffic: Omit<Traffic, "to">) {
+    this.#traffic = traffic;
+    this.processes = [...new Set([sender.process, receiver.process])];
+    this.#sender = sender;
+    this.#receiver = receiver;
+  }
+
+  /** Returns when the rings of both run, and each has announced itself to the switch. */
+  static async start(wanted: Case, options: PairOptions): Promise<GuestPair> {
+    const [sender, receiver] = await startGuests(wanted, options);
+    const pair = new GuestPair(sender, receiver, {
+      size_bytes: wanted.size_bytes,
+      check_every: options.checkEvery,
+    });
+    try {
+      await pair.listen();
+    } catch (reason) {
+      await pair[Symbol.asyncDispose]();
+      throw reason;
+    }
+    return pair;
+  }
+
+  /** Lets both receive, and nobody send. */
+  async listen(): Promise<void> {
+    await this.#receiver.process.listen(this.#receiver.guest, { ...this.#traffic, to: macs[0] });
+    await this.#sender.process.listen(this.#sender.guest, { ...this.#traffic, to: macs[1] });
+  }
+
+  /** Lets the sender send as fast as it can. */
+  async send(): Promise<void> {
+    await this.#sender.process.start(this.#sender.guest, { ...this.#traffic, to: macs[1] });
+  }
+
+  /** Stops the sender, and returns when what was on its way has arrived. */
+  async stop(): Promise<void> {
+    await this.#sender.process.stop(this.#sender.guest);
+    let { received } = await this.received();
+    for (let turn = 0; turn < settlesMax; turn++) {
+      await pause(settle_ms);
+      const now = (await this.received()).received;
+      if (now === received) return;
+      received = now;
+    }
+  }
+
+  /** Lets both stand still; `listen` wakes them. */
+  async rest(): Promise<void> {
+    await Promise.all(this.processes.map((process) => process.rest()));
+  }
+
+  async sent(): Promise<GuestCounters> {
+    return await this.#sender.process.counters(this.#sender.guest);
+  }
+
+  async received(): Promise<GuestCounters> {
+    return await this.#receiver.process.counters(this.#receiver.guest);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await Promise.all(this.processes.map((process) => process[Symbol.asyncDispose]()));
+  }
+}
+
+/** How packets arrived, of everything the receiver has counted. */
+export function arrivals(counters: GuestCounters): Arrivals {
+  const { received: packets, lost, duplicated, reordered, corrupted, checked } = counters;
+  return { packets, lost, duplicated, reordered, corrupted, checked };
+}

@@ -1,0 +1,120 @@
+/**
+ * `vhostctl guest` as a child: one simulated guest, or two that share a thread.
+ *
+ * @module
+ */
+import type { Ring } from "./bench_result.ts";
+import { CommandError } from "./error.ts";
+import { JsonProcess, type Message, ownProgram } from "./json_process.ts";
+
+export interface GuestOptions {
+  /** One guest is attached to each. */
+  readonly sockets: readonly string[];
+  /** Of each guest. */
+  readonly macs: readonly string[];
+  readonly ring: Ring;
+  readonly ringSize: number;
+  readonly queues: number;
+  /** The longest frame that is to be received, in bytes. */
+  readonly frameBytes: number;
+  /** Where the guests' thread runs, and what it does without traffic. */
+  readonly cpu: number;
+  readonly wait: "poll" | "yield";
+}
+
+/** What a guest is to send, as fast as it can. */
+export interface Traffic {
+  readonly size_bytes: number;
+  /** The destination's MAC address. */
+  readonly to: string;
+  /** Every so many packets one is filled and checked byte by byte. */
+  readonly check_every: number;
+}
+
+/** What one guest has counted since it was started. */
+export interface GuestCounters {
+  /** When, by a steady clock. */
+  readonly time_ns: number;
+  readonly sent: number;
+  readonly received: number;
+  /** Frames beside, by which guests announce themselves: sent and received. */
+  readonly announced: number;
+  readonly heard: number;
+  readonly lost: number;
+  readonly duplicated: number;
+  readonly reordered: number;
+  readonly corrupted: number;
+  readonly checked: number;
+  /** Rings that the device broke. */
+  readonly broken: number;
+}
+
+function guestArguments(options: GuestOptions): string[] {
+  return [
+    "guest",
+    ...options.sockets.flatMap((socket) => ["--socket", socket]),
+    ...options.macs.flatMap((mac) => ["--mac", mac]),
+    ...["--ring", options.ring, "--ring-size", `${options.ringSize}`, "--queues", `${options.queues}`],
+    ...["--frame-bytes", `${options.frameBytes}`, "--cpu", `${options.cpu}`, "--wait", options.wait],
+  ];
+}
+
+/** Guests in one process, until it is disposed of. Questions are answered one after the other. */
+export class GuestProcess implements AsyncDisposable {
+  readonly process: JsonProcess;
+  #last: Promise<unknown> = Promise.resolve();
+
+  private constructor(process: JsonProcess) {
+    this.process = process;
+  }
+
+  /** Returns when every guest's rings run. */
+  static async start(options: GuestOptions): Promise<GuestProcess> {
+    const process = new JsonProcess("vhostctl guest", ownProgram(), guestArguments(options));
+    try {
+      await process.next((message) => message["ready"] === true);
+    } catch (reason) {
+      await process[Symbol.asyncDispose]();
+      throw reason;
+    }
+    return new GuestProcess(process);
+  }
+
+  /** Makes a guest receive, and announce itself, by which a switch learns its address. */
+  async listen(guest: number, traffic: Traffic): Promise<void> {
+    await this.#ask({ start: { guest, ...traffic, send: false } });
+  }
+
+  async start(guest: number, traffic: Traffic): Promise<void> {
+    await this.#ask({ start: { guest, ...traffic } });
+  }
+
+  /** Returns when the guest has sent its last packet. It goes on receiving. */
+  async stop(guest: number): Promise<void> {
+    await this.#ask({ stop: { guest } });
+  }
+
+  /** Lets all guests stand still until the next start. */
+  async rest(): Promise<void> {
+    await this.#ask({ rest: true });
+  }
+
+  async counters(guest: number): Promise<GuestCounters> {
+    return await this.#ask({ stats: { guest } }) as unknown as GuestCounters;
+  }
+
+  async #ask(question: Message): Promise<Message> {
+    const turn = this.#last.then(async () => {
+      const [answer] = await Promise.all([this.process.next(() => true), this.process.send(question)]);
+      return answer;
+    });
+    this.#last = turn.catch(() => {});
+    const answer = await turn;
+    if (answer["error"] !== undefined) throw new CommandError(`vhostctl guest failed: ${answer["error"]}`);
+    return answer;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.process[Symbol.asyncDispose]();
+  }
+}

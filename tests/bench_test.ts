@@ -1,0 +1,155 @@
+/**
+ * `vhostctl bench` as a whole: real processes, sockets and rings, and every packet looked at.
+ *
+ * Times are never judged: machines that run tests are busy with other things.
+ */
+
+import assert from "node:assert/strict";
+import type { BenchResult } from "../cli/bench_result.ts";
+
+const program = Deno.env.get("VHOSTCTL") ?? new URL("../scripts/vhostctl", import.meta.url).pathname;
+
+interface Outcome {
+  readonly code: number;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+async function bench(words: readonly string[], env: Record<string, string> = {}): Promise<Outcome> {
+  const args = ["bench", ...words];
+  const { code, stdout, stderr } = await new Deno.Command(program, { args, env, stdin: "null" }).output();
+  return { code, stdout: new TextDecoder().decode(stdout), stderr: new TextDecoder().decode(stderr) };
+}
+
+async function measured(...words: readonly string[]): Promise<BenchResult> {
+  const { code, stdout, stderr } = await bench(["vm2vm", "--json", "--seconds", "0.3", ...words]);
+  assert.equal(code, 0, stderr);
+  assert.equal(stdout.trim().split("\n").length, 1, "one object");
+  return JSON.parse(stdout) as BenchResult;
+}
+
+/** What every result must be, however fast the machine. */
+function checkResult(result: BenchResult, cases: number): void {
+  assert.equal(result.cases.length, cases);
+  assert.deepEqual({ ok: result.ok, interrupted: result.interrupted }, { ok: true, interrupted: false });
+  assert.ok(result.machine.cpu !== "" && result.machine.cpus.length > 0 && result.machine.kernel !== "");
+  for (const found of result.cases) {
+    const { packets, mpps, gbps, checked, cycles_per_packet, duplicated, reordered, corrupted, unaccounted } = found;
+    assert.ok(packets > 0 && mpps > 0 && gbps > 0 && checked > 0, JSON.stringify(found));
+    assert.ok(cycles_per_packet !== undefined && cycles_per_packet > 0, JSON.stringify(found));
+    assert.deepEqual({ duplicated, reordered, corrupted, unaccounted }, {
+      ...{ duplicated: 0, reordered: 0, corrupted: 0, unaccounted: 0 },
+    });
+  }
+}
+
+Deno.test("bench vm2vm moves frames of every kind of size over both rings, and all arrive whole", async () => {
+  const result = await measured("--size", "60,64,1518,65535", "--verify");
+  checkResult(result, 8);
+  assert.equal(result.verify, "all");
+  for (const { checked, packets, ring, size_bytes } of result.cases) {
+    assert.equal(checked, packets, `${size_bytes} ${ring}: every packet is checked`);
+  }
+});
+
+Deno.test("bench vm2vm checks a part of the packets unless all are wanted", async () => {
+  const result = await measured("--ring", "packed");
+  checkResult(result, 1);
+  const [found] = result.cases;
+  assert.equal(result.verify, "sampled");
+  assert.ok(found!.checked < found!.packets / 100, `${found!.checked} of ${found!.packets}`);
+});
+
+Deno.test("bench vm2vm uses several queues, and reorders no flow", async () => {
+  const result = await measured("--queues", "2", "--verify");
+  checkResult(result, 2);
+  assert.ok(result.cases.every(({ queues }) => queues === 2));
+});
+
+Deno.test("bench vm2vm takes rings of other sizes", async () => {
+  checkResult(await measured("--ring", "packed", "--ring-size", "100", "--size", "1518", "--verify"), 1);
+  checkResult(await measured("--ring", "split", "--ring-size", "1024", "--size", "1518", "--verify"), 1);
+});
+
+Deno.test("bench vm2vm works on one CPU", async () => {
+  const { machine } = await measured("--ring", "split");
+  checkResult(await measured("--cpus", `${machine.cpus[0]}`, "--verify"), 2);
+});
+
+Deno.test("bench vm2vm prints a table and a chart, and writes a report", async () => {
+  const file = await Deno.makeTempFile({ suffix: ".html" });
+  try {
+    const { code, stdout, stderr } = await bench(["vm2vm", "--seconds", "0.3", "--report", file]);
+    assert.equal(code, 0, stderr);
+    assert.match(stdout, /SIZE +RING/);
+    assert.match(stdout, /64 B split +█+.* Mpps/);
+    assert.match(stdout, /Nothing was duplicated, reordered or corrupted/);
+    assert.ok(!stdout.includes("\x1b"), "no colours and no frames where there is no terminal");
+    assert.match(await Deno.readTextFile(file), /<svg[^]*64 B packed[^]*<\/html>/);
+  } finally {
+    await Deno.remove(file);
+  }
+});
+
+/** Waits until something in a folder of its own has a name that ends so. */
+async function appears(folder: string, ending: string): Promise<void> {
+  for (;;) {
+    for await (const { name } of Deno.readDir(folder)) {
+      if (await Deno.stat(`${folder}/${name}/${ending}`).then(() => true, () => false)) return;
+    }
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+}
+
+Deno.test("bench vm2vm stops at Ctrl-C, prints what it has, and leaves nothing behind", async () => {
+  const folder = await Deno.makeTempDir();
+  try {
+    const args = ["bench", "vm2vm", "--json", "--seconds", "600", "--ring", "split"];
+    const options = { args, env: { TMPDIR: folder }, stdin: "null", stdout: "piped", stderr: "piped" } as const;
+    const child = new Deno.Command(program, options).spawn();
+    const timer = setTimeout(() => child.kill("SIGKILL"), 60_000);
+    await appears(folder, "port1.sock");
+    // The guests connect, and packets begin to move.
+    await new Promise((resolve) => setTimeout(resolve, 4000));
+    child.kill("SIGINT");
+    const { code, stdout, stderr } = await child.output();
+    clearTimeout(timer);
+    assert.equal(code, 0, new TextDecoder().decode(stderr));
+    const result = JSON.parse(new TextDecoder().decode(stdout)) as BenchResult;
+    assert.equal(result.interrupted, true);
+    assert.ok(result.cases[0]!.packets > 0);
+    assert.deepEqual([...Deno.readDirSync(folder)], []);
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+});
+
+for (
+  const [words, said] of [
+    [[], /argument missing: what/],
+    [["vm2nic"], /cannot use bench: vm2nic/],
+    [["vm2vm", "--size", "10"], /cannot use --size: 10/],
+    [["vm2vm", "--sise", "64"], /unknown option: --sise: did you mean --size\?/],
+    [["vm2vm", "--cpus", "4095"], /cannot run on CPU: 4095/],
+  ] as [string[], RegExp][]
+) {
+  Deno.test(`bench ${words.join(" ")} is wrong usage`, async () => {
+    const { code, stdout, stderr } = await bench(words);
+    assert.equal(code, 2, stderr);
+    assert.equal(stdout, "");
+    assert.match(stderr, said);
+    assert.equal(stderr.trim().split("\n").length, 1, "one line");
+  });
+}
+
+Deno.test("bench vm2vm --peer dpdk names the package where there is no testpmd", async () => {
+  const { code, stderr } = await bench(["vm2vm", "--peer", "dpdk", "--testpmd", "dpdk-testpmd-of-another-name"]);
+  assert.equal(code, 3, stderr);
+  assert.match(stderr, /cannot find testpmd: dpdk-testpmd-of-another-name: .*apt-get install .*dpdk-dev/);
+});
+
+Deno.test("bench vm2vm says at once that a report cannot be written", async () => {
+  const { code, stderr } = await bench(["vm2vm", "--report", "/nonexistent/report.html"]);
+  assert.equal(code, 1, stderr);
+  assert.match(stderr, /cannot write the report: \/nonexistent\/report.html/);
+});
