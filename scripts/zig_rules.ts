@@ -37,6 +37,8 @@ function functionLengths({ name, text }: Source): string[] {
   return lines.flatMap((line, first) => {
     const indent = line.match(/^( *)(?:pub |export |inline |noinline |extern )*fn /)?.[1];
     if (indent === undefined || line.endsWith("}") || line.endsWith(";")) return [];
+    // A type made by a function: the methods inside are measured.
+    if (line.endsWith(" type {")) return [];
     const last = lines.findIndex((other, index) => index > first && other === `${indent}}`);
     const length = last - first + 1;
     return last > 0 && length > lengthMax

@@ -101,8 +101,9 @@ const Shared = struct {
         const header = fuzz_packet.header(random, 100);
         var front: [12 + 14]u8 = undefined;
         front[0..12].* = std.mem.asBytes(&header).*;
-        const destinations = [_][6]u8{ fuzz_packet.mac(0), fuzz_packet.mac(1), fuzz_packet.mac(9), fuzz_packet.broadcast };
-        front[12..18].* = random.pick([6]u8, &destinations);
+        const known = [_]u8{ 0, 1, 9 };
+        const single = fuzz_packet.mac(random.pick(u8, &known));
+        front[12..18].* = if (random.once(4)) fuzz_packet.broadcast else single;
         front[18..24].* = fuzz_packet.mac(station);
         front[24..26].* = .{ 0x08, 0x00 };
         for (shared.bytes[at..][0..front.len], &front) |*byte, value| @atomicStore(u8, byte, value, .monotonic);
@@ -164,7 +165,8 @@ fn length(random: *Random) u32 {
 fn changeIndex(random: *Random, target: *const Target) void {
     const used = @atomicLoad(u16, @as(*u16, @ptrCast(@alignCast(target.used + 2))), .monotonic);
     const slot: usize = random.below(target.size);
-    store(u16, target.avail + 4 + 2 * slot, @truncate(random.below(@as(u64, target.size) + @intFromBool(random.once(1 << 14)))));
+    const over = @intFromBool(random.once(1 << 14));
+    store(u16, target.avail + 4 + 2 * slot, @truncate(random.below(@as(u64, target.size) + over)));
     store(u16, target.avail + 4 + 2 * @as(usize, target.size), @truncate(random.next()));
     var step: u16 = @truncate(random.below(@as(u64, target.size) + 1));
     if (random.once(1 << 14)) step = @truncate(random.next());

@@ -122,10 +122,10 @@ pub const Fabric = struct {
         }
     }
 
-    fn select(packets: []const Packet, routes: *const [packets_max]Route, route_wanted: Route, into: []Packet) []Packet {
+    fn select(packets: []const Packet, routes: *const [packets_max]Route, wanted: Route, into: []Packet) []Packet {
         var count: usize = 0;
         for (packets, routes[0..packets.len]) |packet, each| {
-            if (!std.meta.eql(each, route_wanted)) continue;
+            if (!std.meta.eql(each, wanted)) continue;
             into[count] = packet;
             count += 1;
         }

@@ -137,8 +137,8 @@ const Hostile = struct {
             if (!random.once(3)) features |= fuzz_peer.bit(feature);
         }
         if (self.format == .packed_ring) return features | fuzz_peer.bit(spec.Feature.ring_packed);
-        if (random.once(4)) features &= ~(fuzz_peer.bit(spec.Feature.version_1) | fuzz_peer.bit(spec.Feature.mrg_rxbuf));
-        return features;
+        const long_header = fuzz_peer.bit(spec.Feature.version_1) | fuzz_peer.bit(spec.Feature.mrg_rxbuf);
+        return if (random.once(4)) features & ~long_header else features;
     }
 
     fn startRing(self: *Hostile, side: *Side, index: u32, direction: fuzz_model.Direction, features: u64) void {
@@ -421,7 +421,8 @@ const Hostile = struct {
     fn foreseeFrame(self: *Hostile, packet: Packet, chains: []const fuzz_model.Chain) void {
         const side = &self.to_guest;
         var header = packet.header;
-        header.num_buffers = if (spec.has(side.model.config.features, spec.Feature.mrg_rxbuf)) @intCast(chains.len) else 1;
+        const mergeable = spec.has(side.model.config.features, spec.Feature.mrg_rxbuf);
+        header.num_buffers = if (mergeable) @intCast(chains.len) else 1;
         const front = std.mem.asBytes(&header)[0..side.layout.header_bytes];
         const bytes = std.mem.concat(self.arena.allocator(), u8, &.{ front, packet.bytes }) catch unreachable;
         var left: []const u8 = bytes;

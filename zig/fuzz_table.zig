@@ -43,11 +43,11 @@ const Row = struct { region: abi.Region, file: u32 };
 /// One port: what it has, and what it must have.
 const Side = struct {
     port: *Port,
-    rows: std.ArrayList(Row),
+    rows: std.ArrayList(Row) = .empty,
     /// The ring that runs; its areas must stay mapped.
-    config: ?abi.VringConfig,
+    config: ?abi.VringConfig = null,
     /// Since the ring was started, a file of the port was cut, or its memory became another.
-    may_break: bool,
+    may_break: bool = false,
 
     fn memory(side: *const Side) *Memory {
         return &side.port.memory;
@@ -75,7 +75,7 @@ const Table = struct {
         _ = self.engine.addWorker(.{ .cpu = -1, .idle = .sleep }) catch run.fail("no worker", .{});
         for (&self.sides) |*side| {
             const number = self.engine.openPort(.{ .queue_pairs = 1, .mtu = 0 }) catch run.fail("no port", .{});
-            side.* = .{ .port = self.engine.fabric.ports[number].?, .rows = .empty, .config = null, .may_break = false };
+            side.* = .{ .port = self.engine.fabric.ports[number].? };
         }
         const pair = sys.socketPair() catch run.fail("no sockets", .{});
         self.other_fds = .{ sys.eventfd() catch run.fail("no eventfd", .{}), pair[0], -1 };
@@ -119,13 +119,16 @@ const Table = struct {
 
     fn anyRegion(self: *Table) abi.Region {
         const random = &self.run.random;
-        const any = random.below(near_bytes);
-        const gpa: u64 = if (random.once(16)) 0 -% random.next() % (near_bytes) else if (random.once(4)) any else any & ~@as(u32, page - 1);
-        const offset: u64 = if (random.once(2)) 0 else random.below(file_bytes_max);
+        const whole_pages = ~@as(u64, page - 1);
+        var gpa: u64 = random.below(near_bytes);
+        if (!random.once(4)) gpa &= whole_pages;
+        if (random.once(16)) gpa = 0 -% gpa;
+        var offset: u64 = if (random.once(2)) 0 else random.below(file_bytes_max);
+        if (random.once(2)) offset &= whole_pages;
         return .{
             .gpa = if (random.once(64)) random.next() else gpa,
             .size_bytes = if (random.once(32)) random.next() >> @intCast(random.below(64)) else random.below(8 * page),
-            .mmap_offset = if (random.once(32)) random.next() else if (random.once(2)) offset & ~@as(u64, page - 1) else offset,
+            .mmap_offset = if (random.once(32)) random.next() else offset,
         };
     }
 
@@ -257,7 +260,8 @@ const Table = struct {
             self.noteRing(side, config);
             var hint: u32 = 0;
             @memset(side.memory().translate(region.gpa, ring_bytes, &hint).?[0..ring_bytes], 0);
-            self.engine.startVring(side.port, vring, config) catch |reason| self.run.fail("not started: {t}", .{reason});
+            self.engine.startVring(side.port, vring, config) catch |reason|
+                self.run.fail("not started: {t}", .{reason});
             side.config = config;
             side.may_break = false;
             return;
@@ -299,7 +303,8 @@ const Table = struct {
         var gpa: u64 = random.below(near_bytes);
         if (side.rows.items.len > 0 and !random.once(4)) {
             const region = side.rows.items[random.below(side.rows.items.len)].region;
-            gpa = region.gpa +% if (random.once(2)) region.size_bytes -% random.below(40) else random.below(64) -% @as(u64, 16);
+            const before_end = region.gpa +% region.size_bytes -% random.below(40);
+            gpa = if (random.once(2)) before_end else region.gpa +% random.below(64) -% 16;
         }
         const len: u64 = if (random.once(8)) random.below(8 * page) else random.between(1, 40);
         const row = side.find(gpa);

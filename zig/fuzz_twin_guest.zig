@@ -452,7 +452,8 @@ pub fn TwinGuest(comptime Driver: type) type {
         /// Frames that the port dropped since the last time.
         pub fn takeDrops(self: *Self) u64 {
             const stats = self.port.sum(0);
-            self.run.expectEqual(@as(u64, 0), stats.drop_bad_chain + stats.drop_link_down, "frames dropped for no reason");
+            const wrong = stats.drop_bad_chain + stats.drop_link_down;
+            self.run.expectEqual(@as(u64, 0), wrong, "frames dropped for no reason");
             const drops = stats.drop_no_buffer + stats.drop_too_big + stats.drop_needs_offload;
             defer self.drops = drops;
             return drops - self.drops;
