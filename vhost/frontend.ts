@@ -172,6 +172,14 @@ export class Frontend implements Disposable {
     await this.request("SET_VRING_ENABLE", { index, num: enabled ? 1 : 0 });
   }
 
+  /**
+   * Tells that the guest's driver is up, where STATUS was acknowledged: ACKNOWLEDGE, DRIVER, FEATURES_OK and DRIVER_OK
+   * (virtio 2.1). DPDK moves no packet before it knows.
+   */
+  async driverOk(): Promise<void> {
+    if (hasProtocolFeature(this.#protocolFeatures, "STATUS")) await this.request("SET_STATUS", 0xfn);
+  }
+
   /** Sends a request and waits for the answer that its row of the table announces. */
   request<N extends RequestName>(name: N, payload: PayloadOf<N>, fds: readonly number[] = []): Promise<AnswerOf<N>> {
     const turn = this.#last.then(() => this.#exchange(name, payload, fds));
