@@ -1,6 +1,6 @@
 /**
- * The house rules for TypeScript as a plugin of `deno lint`: which folder may import which, and how long a function or a
- * line may be.
+ * The house rules for TypeScript as a plugin of `deno lint`: which folder may import which, and how long a function or
+ * a line may be.
  * The reasons stand in README.md; the messages say what to do.
  */
 

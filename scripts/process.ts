@@ -1,4 +1,4 @@
-/** Child processes of the scripts: started in the root of the tree, their output kept, and copied to stderr if wished. */
+/** Child processes of the scripts: started in the root of the tree, output kept, and copied to stderr if asked. */
 
 import { resolve } from "node:path";
 

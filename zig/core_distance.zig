@@ -68,7 +68,8 @@ pub fn measure(cpu: u32, other: u32) Error!u32 {
     var ball: Ball = .{};
     const deadline_ns = sys.nanoseconds() + patience_ns;
     const options: std.Thread.SpawnConfig = .{ .stack_size = sys.thread_stack_bytes };
-    const answering = std.Thread.spawn(options, Ball.answer, .{ &ball, other, deadline_ns }) catch return error.OutOfMemory;
+    const answering = std.Thread.spawn(options, Ball.answer, .{ &ball, other, deadline_ns }) catch
+        return error.OutOfMemory;
     const serving = std.Thread.spawn(options, Ball.serve, .{ &ball, cpu, deadline_ns }) catch {
         ball.giveUp();
         answering.join();

@@ -217,7 +217,8 @@ pub const Engine = struct {
         }
         try engine.hold();
         defer engine.release();
-        const worker = if (kind == .kick and vring.started and port.isFromGuest(vring)) engine.workerOf(vring) else null;
+        const served = kind == .kick and vring.started and port.isFromGuest(vring);
+        const worker = if (served) engine.workerOf(vring) else null;
         if (worker) |owner| owner.unwatch(vring.kick);
         replaceFd(vring, kind, fd);
         if (worker) |owner| owner.watch(vring.kick, vring);

@@ -383,8 +383,8 @@ pub export fn guest_vring_stats(handle: u32, index: u32, stats: *abi.GuestVringS
     return 0;
 }
 
-/// Starts guests on one thread; the first one's traffic says where it runs. Returns a handle. Until `crew_stop` they may
-/// be neither stopped nor closed.
+/// Starts guests on one thread; the first one's traffic says where it runs. Returns a handle. Until
+/// `crew_stop` they may be neither stopped nor closed.
 pub export fn crew_start(handles: [*]const u32, traffics: [*]const abi.GuestTraffic, count: u32) i32 {
     var crew_guests: [abi.guests_max]*guest_file.Guest = undefined;
     if (count > abi.guests_max) return status(.limit_reached);

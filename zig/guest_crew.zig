@@ -34,7 +34,8 @@ pub const Crew = struct {
         crew.wait = traffics[0].wait;
         crew.quit = .init(false);
         for (guests, traffics) |guest, traffic| try guest.prepare(traffic);
-        crew.thread = std.Thread.spawn(.{ .stack_size = sys.thread_stack_bytes }, run, .{crew}) catch return error.OutOfMemory;
+        crew.thread = std.Thread.spawn(.{ .stack_size = sys.thread_stack_bytes }, run, .{crew}) catch
+            return error.OutOfMemory;
         for (guests) |guest| guest.stats.running = 1;
         return crew;
     }

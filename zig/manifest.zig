@@ -10,7 +10,8 @@ const exports = @import("exports.zig");
 
 const body = build: {
     @setEvalBranchQuota(1_000_000);
-    break :build "export const version = " ++ number(abi.version) ++ ";\n\n" ++ limits() ++ enums() ++ structs() ++ symbols();
+    const version = "export const version = " ++ number(abi.version) ++ ";\n\n";
+    break :build version ++ limits() ++ enums() ++ structs() ++ symbols();
 };
 
 /// Of everything but the line that states it.

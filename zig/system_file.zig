@@ -12,7 +12,9 @@ const Path = [path_bytes_max:0]u8;
 fn checked(path: []const u8) Error!Path {
     const kernels = std.mem.startsWith(u8, path, "/proc/") or std.mem.startsWith(u8, path, "/sys/");
     if (!kernels or path.len > path_bytes_max) return error.InvalidArgument;
-    for ([_][]const u8{ "\x00", "/../" }) |part| if (std.mem.indexOf(u8, path, part) != null) return error.InvalidArgument;
+    for ([_][]const u8{ "\x00", "/../" }) |part| {
+        if (std.mem.indexOf(u8, path, part) != null) return error.InvalidArgument;
+    }
     var copy: Path = @splat(0);
     @memcpy(copy[0..path.len], path);
     return copy;
