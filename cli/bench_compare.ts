@@ -10,6 +10,7 @@
 import { type Case, type CaseResult, type PeerResult, type Speed, speed } from "./bench_result.ts";
 import {
   account,
+  distance_ns,
   type Measurement,
   pairOptions,
   sleep,
@@ -27,6 +28,8 @@ import { Testpmd, type TestpmdProgram } from "./testpmd.ts";
 const turn_ms = 250;
 /** Whoever waited for a CPU for more of its turn than this was disturbed. */
 const waitShareMax = 0.05;
+/** The CPUs were moved when their distance grows or shrinks by more than this. */
+const distanceRatioMax = 1.5;
 /** With fewer undisturbed pairs than these, all pairs count. */
 const undisturbedMin = 3;
 
@@ -75,10 +78,34 @@ function speedOf(turns: readonly Turn[], size_bytes: number): Speed {
   return speed(sum(turns.map(({ packets }) => packets)), size_bytes, sum(turns.map(({ seconds }) => seconds)));
 }
 
-type Pairing = readonly [ours: Turn, peers: Turn];
+/** Two turns that follow each other. */
+interface Pairing {
+  readonly ours: Turn;
+  readonly peers: Turn;
+  readonly disturbed: boolean;
+  readonly distance_ns: number | undefined;
+}
 
-function rateRatio([ours, peers]: Pairing): number {
+function rateRatio({ ours, peers }: Pairing): number {
   return (ours.packets / ours.seconds) / (peers.packets / peers.seconds);
+}
+
+/** Whether the CPUs are as far apart as they were; where that is not known, they are taken to be. */
+function stayed(before_ns: number | undefined, after_ns: number | undefined): boolean {
+  if (before_ns === undefined || after_ns === undefined) return true;
+  return Math.max(before_ns, after_ns) <= distanceRatioMax * Math.min(before_ns, after_ns);
+}
+
+/** Both take a turn, and the distance of the CPUs is taken before and after. */
+async function takePair(
+  [first, second]: readonly [Contender, Contender],
+  wanted: Case,
+  measurement: Measurement,
+): Promise<[first: Turn, second: Turn, Pick<Pairing, "disturbed" | "distance_ns">]> {
+  const before_ns = await distance_ns(measurement.placement);
+  const turns = [await takeTurn(first, wanted, measurement), await takeTurn(second, wanted, measurement)] as const;
+  const moved = !stayed(before_ns, await distance_ns(measurement.placement));
+  return [...turns, { disturbed: moved || turns.some(({ disturbed }) => disturbed), distance_ns: before_ns }];
 }
 
 /** Takes turns until each has had its seconds. */
@@ -86,15 +113,19 @@ async function duel(ours: Contender, peers: Contender, wanted: Case, measurement
   const pairings: Pairing[] = [];
   const count = Math.max(1, Math.ceil(measurement.seconds * 1000 / turn_ms));
   while (pairings.length < count && !measurement.stop.aborted) {
-    const order = pairings.length % 2 === 0 ? [ours, peers] as const : [peers, ours] as const;
-    const first = await takeTurn(order[0], wanted, measurement);
-    const second = await takeTurn(order[1], wanted, measurement);
+    const oursFirst = pairings.length % 2 === 0;
+    const order = oursFirst ? [ours, peers] as const : [peers, ours] as const;
+    const [first, second, rest] = await takePair(order, wanted, measurement);
     // A turn that was cut short is no half of a pair.
     if (measurement.stop.aborted) break;
-    pairings.push(order[0] === ours ? [first, second] : [second, first]);
-    measurement.progress(speedOf(pairings.map(([own]) => own), wanted.size_bytes), pairings.length / count);
+    pairings.push(oursFirst ? { ours: first, peers: second, ...rest } : { ours: second, peers: first, ...rest });
+    measurement.progress(oursOf(pairings, wanted), pairings.length / count);
   }
   return pairings;
+}
+
+function oursOf(pairings: readonly Pairing[], { size_bytes }: Case): Speed {
+  return speedOf(pairings.map(({ ours }) => ours), size_bytes);
 }
 
 async function peerResult(
@@ -103,16 +134,16 @@ async function peerResult(
   pairings: readonly Pairing[],
   size_bytes: number,
 ): Promise<PeerResult> {
-  const undisturbed = pairings.filter(([ours, theirs]) => !ours.disturbed && !theirs.disturbed);
+  const undisturbed = pairings.filter(({ disturbed }) => !disturbed);
   const counted = undisturbed.length >= undisturbedMin ? undisturbed : pairings;
   return {
     name: "testpmd",
     version: testpmd.program.version,
     memory: testpmd.memory,
-    ...speedOf(pairings.map(([, theirs]) => theirs), size_bytes),
+    ...speedOf(pairings.map((pairing) => pairing.peers), size_bytes),
     ...arrivals(await peers.pair.received()),
     ratio: spread(counted.map(rateRatio)),
-    pairs_disturbed: pairings.length - counted.length,
+    pairs_disturbed: pairings.length - undisturbed.length,
   };
 }
 
@@ -145,8 +176,9 @@ export async function compare(
   serve.process.signal("SIGCONT");
   return {
     ...wanted,
-    ...speedOf(pairings.map(([own]) => own), size_bytes),
+    ...oursOf(pairings, wanted),
     ...await account(ours.pair, serve),
+    core_distance_ns: spread(pairings.flatMap((pairing) => pairing.distance_ns ?? []))?.median,
     peer: await peerResult(peers, testpmd, pairings, size_bytes),
   };
 }

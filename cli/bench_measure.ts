@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { coreDistance, VringError } from "../mod.ts";
 import { type Arrivals, type Case, type CaseResult, type Placement, type Speed, speed } from "./bench_result.ts";
 import type { GuestCounters } from "./guest_process.ts";
 import { arrivals, GuestPair, type PairOptions } from "./guest_pair.ts";
@@ -43,6 +44,18 @@ export async function socketFolder(stack: AsyncDisposableStack): Promise<string>
   const folder = await Deno.makeTempDir({ prefix: "vhostctl-bench-" });
   stack.defer(() => Deno.remove(folder, { recursive: true }));
   return folder;
+}
+
+/** From the worker's CPU to the sender's, in nanoseconds; undefined where it is the same, or not to be had in peace. */
+export async function distance_ns({ worker_cpus, guest_cpus }: Placement): Promise<number | undefined> {
+  const [worker, sender] = [worker_cpus[0]!, guest_cpus[0]!];
+  if (worker === sender) return undefined;
+  try {
+    return await coreDistance(worker, sender);
+  } catch (reason) {
+    if (reason instanceof VringError && reason.status === "busy") return undefined;
+    throw reason;
+  }
 }
 
 /** Guests that must share a CPU share a process and a thread: through the kernel they would hand it over too slowly. */
@@ -97,8 +110,9 @@ export async function measure(wanted: Case, measurement: Measurement): Promise<C
   const serve = stack.use(await ServeProcess.start({ directory, queues, workerCpus: placement.worker_cpus }));
   const pair = stack.use(await GuestPair.start(wanted, pairOptions(serve.sockets, measurement)));
   if (stop.aborted) return undefined;
+  const core_distance_ns = await distance_ns(placement);
   await pair.send();
   const found = await watch(pair, wanted, measurement);
   const arrived = await account(pair, serve);
-  return arrived.packets === 0 && stop.aborted ? undefined : { ...wanted, ...found, ...arrived };
+  return arrived.packets === 0 && stop.aborted ? undefined : { ...wanted, ...found, ...arrived, core_distance_ns };
 }

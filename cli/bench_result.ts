@@ -48,9 +48,9 @@ export interface PeerResult extends Speed, Arrivals {
   readonly version: string;
   /** What its memory is made of. */
   readonly memory: "huge pages" | "4 KiB pages";
-  /** Our rate divided by the peer's, slice by slice. */
+  /** Our rate divided by the peer's, of each pair of turns that counts. */
   readonly ratio: Spread | undefined;
-  /** Pairs of slices that do not count: somebody else had one of the cores. */
+  /** Pairs of turns in which somebody else had a CPU, or the CPUs moved. They count only for want of others. */
   readonly pairs_disturbed: number;
 }
 
@@ -61,6 +61,8 @@ export interface CaseResult extends Case, Speed, Arrivals {
   readonly drops: Readonly<Record<string, number>>;
   /** Packets sent, less those received, less those dropped: 0 where the switch tells the whole truth. */
   readonly unaccounted: number;
+  /** How long a cache line took from the worker's CPU to the sender's, in nanoseconds; undefined if it is the same. */
+  readonly core_distance_ns: number | undefined;
   readonly peer?: PeerResult;
 }
 

@@ -116,14 +116,23 @@ function peerNotes(cases: readonly CaseResult[]): string[] {
   const peers = cases.flatMap(({ peer }) => peer ?? []);
   const [first] = peers;
   if (first === undefined) return [];
-  const pairs = peers.map(({ ratio }) => ratio?.count ?? 0);
+  const counted = peers.reduce((sum, { ratio }) => sum + (ratio?.count ?? 0), 0);
   const disturbed = peers.reduce((sum, peer) => sum + peer.pairs_disturbed, 0);
   return [
-    `${first.version}: testpmd, io forwarding between two net_vhost ports, ${first.memory}. Its figures are of the ` +
-    `same guests on the same CPUs, in turns with ours; RATIO is the median of ours to its, of ${
-      Math.min(...pairs)
-    } or more ` +
-    `pairs of turns, and the middle half of them. ${disturbed} pairs were left out: somebody else had a CPU.`,
+    `${first.version}: testpmd, io forwarding between two net_vhost ports, ${first.memory}, for the same guests on ` +
+    "the same CPUs, in turns with ours. RATIO is the median of ours to its over pairs of turns, and their middle half.",
+    `${counted} pairs counted. In ${disturbed} somebody else had a CPU, or the CPUs were moved: they count only ` +
+    "where there are hardly any others.",
+  ];
+}
+
+function distanceNote(cases: readonly CaseResult[]): string[] {
+  const distances = cases.flatMap(({ core_distance_ns }) => core_distance_ns ?? []);
+  if (distances.length === 0) return [];
+  const [least, most] = [Math.min(...distances), Math.max(...distances)];
+  const range = least === most ? `${least}` : `${least} to ${most}`;
+  return [
+    `A cache line took ${range} ns between the worker's CPU and the guests': the smaller, the higher every rate.`,
   ];
 }
 
@@ -134,5 +143,5 @@ export function notes(result: BenchResult): string[] {
     ? ["Drops: a sender that is faster than its receiver overruns it; the switch counts each such packet."]
     : [];
   const cut = result.interrupted ? ["Interrupted: the figures are of the time until then."] : [];
-  return [checkNote(result), ...peerNotes(cases), ...lost, ...cut];
+  return [checkNote(result), ...peerNotes(cases), ...distanceNote(cases), ...lost, ...cut];
 }
