@@ -2,6 +2,7 @@
 // Packets circulate between two of its ports through the switch under test, so each one is forwarded exactly once a
 // lap, and what was sent and what arrived can be compared to the packet.
 
+import { dirname } from "node:path";
 import { testpmd_command } from "./peers.ts";
 import { Program } from "./process.ts";
 
@@ -86,7 +87,9 @@ export class Testpmd implements AsyncDisposable {
 
   static async start(options: TestpmdOptions): Promise<Testpmd> {
     // stdbuf: what testpmd prints must not overtake its prompt, which it writes past its own buffer.
-    const program = new Program("stdbuf", ["-oL", testpmd_command, ...testpmdArguments(options)]);
+    const args = ["-oL", testpmd_command, ...testpmdArguments(options)];
+    // DPDK leaves a directory behind; beside the sockets it goes when they go.
+    const program = new Program("stdbuf", args, { env: { RUNTIME_DIRECTORY: dirname(options.sockets[0]!) } });
     const testpmd = new Testpmd(options, program);
     try {
       await program.until(/testpmd> /, start_timeout_ms);
