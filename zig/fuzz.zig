@@ -4,6 +4,7 @@
 const std = @import("std");
 const fuzz_change = @import("fuzz_change.zig");
 const fuzz_hostile = @import("fuzz_hostile.zig");
+const fuzz_messages = @import("fuzz_messages.zig");
 const fuzz_run = @import("fuzz_run.zig");
 const fuzz_table = @import("fuzz_table.zig");
 const fuzz_twin = @import("fuzz_twin.zig");
@@ -19,6 +20,7 @@ const fuzzers = [_]Fuzzer{
     .{ .name = "packed-twin", .play = fuzz_twin.packedRing },
     .{ .name = "lengths-change", .play = fuzz_change.play },
     .{ .name = "memory-table", .play = fuzz_table.play },
+    .{ .name = "messages", .play = fuzz_messages.play },
 };
 
 const usage =
