@@ -73,6 +73,8 @@ pub fn TwinGuest(comptime Driver: type) type {
             buffer_bytes: u32,
             /// All buffers are that long.
             uniform: bool,
+            /// The driver's fast way: place i of the ring holds buffer i.
+            slots: bool,
             chains: [zones]Chain,
             free: [zones]u16,
             free_count: u32,
@@ -186,7 +188,14 @@ pub fn TwinGuest(comptime Driver: type) type {
                 1 => 66_000,
                 else => random.between(1000, 3000),
             };
-            ring.uniform = random.once(2);
+            ring.slots = size <= zones and random.once(3);
+            ring.uniform = ring.slots or random.once(2);
+            if (ring.slots) ring.driver.useSlots(.{
+                .gpa = zoneOf(ring, 0),
+                .stride = zone_bytes_max,
+                .len = ring.buffer_bytes,
+                .writable = writable,
+            });
             ring.free_count = @min(zones, size);
             for (0..ring.free_count) |token| ring.free[token] = @intCast(token);
             ring.capacity = 0;
@@ -253,6 +262,7 @@ pub fn TwinGuest(comptime Driver: type) type {
 
         /// Takes a buffer of `total` bytes; null: there is none, or the ring is full.
         fn put(self: *Self, ring: *Ring, total: u32, writable: bool, packet: ?Packet) ?void {
+            if (ring.slots) return self.putSlot(ring, total, writable, packet);
             if (ring.free_count == 0) return null;
             const token = ring.free[ring.free_count - 1];
             self.cut(ring, token, total);
@@ -265,6 +275,28 @@ pub fn TwinGuest(comptime Driver: type) type {
             ring.driver.add(out, in, token, how) catch return null;
             ring.free_count -= 1;
             if (!writable) ring.sent.append(allocator, token) catch unreachable;
+        }
+
+        fn putSlot(self: *Self, ring: *Ring, total: u32, writable: bool, packet: ?Packet) ?void {
+            if (ring.driver.outstanding() == ring.driver.config.size) return null;
+            const slot: u16 = @intCast(ring.driver.nextSlot());
+            ring.chains[slot].count = 1;
+            ring.chains[slot].items[0] = .{ .gpa = zoneOf(ring, slot), .len = total };
+            if (packet) |sent| self.fill(&ring.chains[slot], sent);
+            ring.driver.setLength(slot, total);
+            ring.driver.offerSlots(1);
+            // Only the number of those that are free is kept.
+            ring.free_count -= 1;
+            if (!writable) ring.sent.append(allocator, slot) catch unreachable;
+        }
+
+        /// Goes on with chains, in the middle of it.
+        fn leaveSlots(ring: *Ring) void {
+            ring.driver.leaveSlots();
+            ring.slots = false;
+            const size = ring.driver.config.size;
+            const first = ring.driver.nextSlot();
+            for (0..ring.free_count) |i| ring.free[i] = @intCast((first + i) % size);
         }
 
         fn fill(self: *Self, chain: *const Chain, packet: Packet) void {
@@ -346,6 +378,7 @@ pub fn TwinGuest(comptime Driver: type) type {
         }
 
         fn reap(self: *Self, ring: *Ring, items: []driver_entry.Item) []driver_entry.Item {
+            if (ring.slots) return self.reapSlots(ring, items);
             const count = ring.driver.reap(items) catch |reason|
                 self.run.fail("the driver finds its ring broken: {t}", .{reason});
             for (items[0..count]) |item| {
@@ -353,6 +386,18 @@ pub fn TwinGuest(comptime Driver: type) type {
                 ring.free_count += 1;
             }
             return items[0..count];
+        }
+
+        fn reapSlots(self: *Self, ring: *Ring, items: []driver_entry.Item) []driver_entry.Item {
+            const back = ring.driver.reapSlots(@intCast(items.len)) catch |reason|
+                self.run.fail("the driver finds its ring broken: {t}", .{reason});
+            for (items[0..back.count], 0..) |*item, i| {
+                const slot: u32 = @intCast((back.first + i) % ring.driver.config.size);
+                item.* = .{ .token = slot, .len = ring.driver.usedLength(slot) };
+            }
+            ring.free_count += back.count;
+            if (self.run.random.once(64)) leaveSlots(ring);
+            return items[0..back.count];
         }
 
         /// All that was sent came back, in order and unwritten.
