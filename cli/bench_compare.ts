@@ -23,6 +23,7 @@ import { arrivals, GuestPair } from "./guest_pair.ts";
 import type { JsonProcess } from "./json_process.ts";
 import { ServeProcess } from "./serve_process.ts";
 import { spread } from "./statistics.ts";
+import { StopGuard } from "./stop_guard.ts";
 import { Testpmd, type TestpmdProgram } from "./testpmd.ts";
 
 const turn_ms = 250;
@@ -161,6 +162,7 @@ export async function compare(
   const serve = stack.use(await ServeProcess.start({ directory, queues, workerCpus }));
   const sockets = ["a", "b"].map((name) => `${directory}/testpmd-${name}.sock`);
   const testpmd = stack.use(await Testpmd.start({ program, sockets, queues, cpu: workerCpus[0]! }));
+  stack.use(new StopGuard([serve.process.pid, testpmd.process.pid]));
   // One thread drives both guests, so that what a guest costs is the same, and little, for both forwarders.
   const attach = async (forwarder: JsonProcess, places: readonly string[]): Promise<Contender> => {
     const options = { ...pairOptions(places, measurement), together: true };

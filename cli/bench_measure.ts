@@ -86,9 +86,9 @@ async function watch(pair: GuestPair, { size_bytes }: Case, measurement: Measure
 
 /** Stops a pair and then its switch; tells how its packets arrived, and what became of those that did not. */
 export async function account(pair: GuestPair, serve: ServeProcess): Promise<
-  Arrivals & Pick<CaseResult, "cycles_per_packet" | "drops" | "unaccounted">
+  Arrivals & Pick<CaseResult, "cycles_per_packet" | "packets_per_burst" | "drops" | "unaccounted">
 > {
-  await pair.stop();
+  await pair.stop(true);
   const [sent, received] = [await pair.sent(), await pair.received()];
   const counters = await serve.finish();
   const dropped = Object.values(counters.drops).reduce((sum, packets) => sum + packets, 0);
@@ -97,6 +97,7 @@ export async function account(pair: GuestPair, serve: ServeProcess): Promise<
     ...arrivals(received),
     unaccounted: both((guest) => guest.sent + guest.announced - guest.received - guest.heard) - dropped,
     cycles_per_packet: counters.packets > 0 ? counters.busyCycles / counters.packets : undefined,
+    packets_per_burst: counters.bursts > 0 ? counters.fromGuests / counters.bursts : undefined,
     drops: counters.drops,
   };
 }

@@ -57,6 +57,8 @@ export interface PeerResult extends Speed, Arrivals {
 export interface CaseResult extends Case, Speed, Arrivals {
   /** Cycles that the workers spent in bursts with packets, divided by these packets. */
   readonly cycles_per_packet: number | undefined;
+  /** How many packets a worker found at once: few, where it is faster than the sender, or looks too often. */
+  readonly packets_per_burst: number | undefined;
   /** Packets that the switch dropped, by reason. */
   readonly drops: Readonly<Record<string, number>>;
   /** Packets sent, less those received, less those dropped: 0 where the switch tells the whole truth. */

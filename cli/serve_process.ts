@@ -13,6 +13,9 @@ export interface ServeCounters {
   /** Cycles spent in bursts with packets, and these packets, over all workers. */
   readonly busyCycles: number;
   readonly packets: number;
+  /** Packets that came from guests, and the bursts that they came in. */
+  readonly fromGuests: number;
+  readonly bursts: number;
 }
 
 export interface ServeOptions {
@@ -43,6 +46,8 @@ function countersOf({ ports, workers }: Summary): ServeCounters {
     drops,
     busyCycles: sum(workers.map((worker) => worker.busy_cycles)),
     packets: sum(workers.map((worker) => worker.packets)),
+    fromGuests: sum(ports.map((port) => port.from_guest["packets"] ?? 0)),
+    bursts: sum(ports.map((port) => port.from_guest["bursts"] ?? 0)),
   };
 }
 

@@ -73,10 +73,10 @@ function chooseMemory(): TestpmdMemory {
 function testpmdArguments({ sockets, queues, cpu }: TestpmdOptions, memory: TestpmdMemory): string[] {
   const devices = sockets.flatMap((socket, port) => ["--vdev", `net_vhost${port},iface=${socket},queues=${queues}`]);
   return [
-    ...["--lcores", `0@${cpu},1@${cpu}`, "--no-pci", "--no-telemetry"],
+    ...["--lcores", `0@${cpu},1@${cpu}`, "--no-pci", "--no-telemetry", `--file-prefix=vhostctl-${Deno.pid}`],
     ...memory === "huge pages"
       ? ["--in-memory", "-m", `${memory_mib}`]
-      : ["--no-huge", "-m", `${2 * memory_mib}`, "--no-shconf", `--file-prefix=vhostctl-${Deno.pid}`],
+      : ["--no-huge", "-m", `${2 * memory_mib}`, "--no-shconf"],
     ...devices,
     ...["--", "--nb-cores=1", "--total-num-mbufs=16384", `--rxq=${queues}`, `--txq=${queues}`, "--burst=32"],
     ...["--forward-mode=io", "--auto-start", "--disable-link-check", "--no-flush-rx"],

@@ -123,7 +123,13 @@ const found: CaseResult = {
   ...{ size_bytes: 64, ring: "split", queues: 2, ring_size: 256 },
   ...speed(30_000_000, 64, 2),
   ...{ packets: 30_000_000, lost: 1_200_000, duplicated: 0, reordered: 0, corrupted: 0, checked: 30_000 },
-  ...{ cycles_per_packet: 85.4, drops: { no_buffer: 1_200_000 }, unaccounted: 0, core_distance_ns: 170 },
+  ...{
+    cycles_per_packet: 85.4,
+    packets_per_burst: 32,
+    drops: { no_buffer: 1_200_000 },
+    unaccounted: 0,
+    core_distance_ns: 170,
+  },
 };
 
 const result: BenchResult = {
@@ -155,8 +161,18 @@ Deno.test("what arrives wrong is told, and is no success", () => {
 });
 
 Deno.test("a peer's figures stand beside ours", () => {
-  const { size_bytes, ring, queues, ring_size, cycles_per_packet, drops, unaccounted, core_distance_ns, ...arrived } =
-    found;
+  const {
+    size_bytes,
+    ring,
+    queues,
+    ring_size,
+    cycles_per_packet,
+    packets_per_burst,
+    drops,
+    unaccounted,
+    core_distance_ns,
+    ...arrived
+  } = found;
   const peer = {
     ...{ ...arrived, ...speed(10_000_000, 64, 2), name: "testpmd", version: "DPDK 1.2", memory: "huge pages" as const },
     ...{ ratio: spread([3, 3.1, 2.9])!, pairs_disturbed: 2 },
@@ -167,6 +183,7 @@ Deno.test("a peer's figures stand beside ours", () => {
     queues,
     ring_size,
     cycles_per_packet,
+    packets_per_burst,
     drops,
     unaccounted,
     core_distance_ns,

@@ -1,0 +1,53 @@
+// `vhostctl bench vm2vm --peer dpdk`: testpmd and serve by turns, with the same guests.
+
+import assert from "node:assert/strict";
+import type { BenchResult } from "../../cli/bench_result.ts";
+import { realTest, testpmd_command } from "./peers.ts";
+import { eventually } from "./process.ts";
+
+const program = Deno.env.get("VHOSTCTL") ?? new URL("../../scripts/vhostctl", import.meta.url).pathname;
+
+function start(words: readonly string[]): Deno.ChildProcess {
+  const args = ["bench", "vm2vm", "--json", "--peer", "dpdk", "--testpmd", testpmd_command, ...words];
+  return new Deno.Command(program, { args, stdin: "null", stdout: "piped", stderr: "piped" }).spawn();
+}
+
+/** Processes, by id, whose command line has this in it. */
+function processesWith(text: string): number[] {
+  return [...Deno.readDirSync("/proc")].flatMap(({ name }) => {
+    if (!/^\d+$/.test(name)) return [];
+    try {
+      return Deno.readTextFileSync(`/proc/${name}/cmdline`).includes(text) ? [Number(name)] : [];
+    } catch {
+      return [];
+    }
+  });
+}
+
+realTest("bench compares with testpmd in turns, on both rings and several queues", ["dpdk"], async () => {
+  const child = start(["--seconds", "0.5", "--size", "64,1518", "--queues", "2", "--verify"]);
+  const { code, stdout, stderr } = await child.output();
+  assert.equal(code, 0, new TextDecoder().decode(stderr));
+  const { cases, ok } = JSON.parse(new TextDecoder().decode(stdout)) as BenchResult;
+  assert.ok(ok);
+  assert.equal(cases.length, 4);
+  for (const { peer, packets, unaccounted } of cases) {
+    assert.ok(peer !== undefined);
+    assert.ok(packets > 0 && peer.packets > 0 && peer.mpps > 0);
+    assert.equal(unaccounted, 0);
+    assert.equal(peer.ratio?.count, 2);
+    assert.match(peer.version, /^DPDK \d+\./);
+    assert.deepEqual([peer.corrupted, peer.duplicated], [0, 0]);
+  }
+});
+
+realTest("bench that is killed leaves no process behind, stopped or not", ["dpdk"], async () => {
+  const child = start(["--seconds", "600", "--ring", "split"]);
+  const mine = `vhostctl-${child.pid}`;
+  await eventually("testpmd starts", 60_000, () => processesWith(mine).length > 0 ? true : undefined);
+  // Somewhere among the turns.
+  await new Promise((resolve) => setTimeout(resolve, 3000));
+  child.kill("SIGKILL");
+  await child.output();
+  await eventually("testpmd is gone", 20_000, () => processesWith(mine).length === 0 ? true : undefined);
+});
