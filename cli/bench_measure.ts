@@ -88,7 +88,7 @@ async function watch(pair: GuestPair, { size_bytes }: Case, measurement: Measure
 export async function account(pair: GuestPair, serve: ServeProcess): Promise<
   Arrivals & Pick<CaseResult, "cycles_per_packet" | "packets_per_burst" | "drops" | "unaccounted">
 > {
-  await pair.stop(true);
+  await pair.stop();
   const [sent, received] = [await pair.sent(), await pair.received()];
   const counters = await serve.finish();
   const dropped = Object.values(counters.drops).reduce((sum, packets) => sum + packets, 0);

@@ -57,6 +57,12 @@ interface Start {
   readonly send?: boolean;
 }
 
+/** Over the rings that send: 2i + 1. */
+function inFlight(guest: Guest): number {
+  const queues = Array.from({ length: guest.queuePairs }, (_, queue) => queue);
+  return queues.reduce((sum, queue) => sum + Number(guest.vringStats(2 * queue + 1).outstanding), 0);
+}
+
 function countersOf(guest: Guest): GuestCounters {
   const stats = guest.stats();
   const received = stats.received - stats.announcements - stats.foreign;
@@ -71,6 +77,9 @@ function countersOf(guest: Guest): GuestCounters {
     reordered: Number(stats.reordered),
     corrupted: Number(stats.corrupted + stats.bad_header),
     checked: Number(stats.received_checked),
+    in_flight: inFlight(guest),
+    rounds: Number(stats.rounds),
+    busy_rounds: Number(stats.busy_rounds),
     broken: Number(stats.broken),
   };
 }

@@ -26,9 +26,11 @@ interface Place {
 
 /** Locally administered. */
 const macs = ["02:00:00:00:00:0a", "02:00:00:00:00:0b"] as const;
-/** Packets that are on their way arrive within so long. */
-const settle_ms = 20;
-const settlesMax = 100;
+/** How often to ask whether packets are still on their way, and for how long before they are taken for lost. */
+const look_ms = 10;
+const patience_ms = 5000;
+/** A receiver that looked so often and found nothing has nothing more to come. */
+const emptyRounds = 3;
 
 function pause(ms: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, ms));
@@ -97,16 +99,22 @@ export class GuestPair implements AsyncDisposable {
     await this.#sender.process.start(this.#sender.guest, { ...this.#traffic, to: macs[1] });
   }
 
-  /** Stops the sender, and returns when what was on its way has arrived. */
+  /** Stops the sender, and returns when what was on its way has arrived, or was dropped. */
   async stop(): Promise<void> {
     await this.#sender.process.stop(this.#sender.guest);
-    let { received } = await this.received();
-    for (let turn = 0; turn < settlesMax; turn++) {
-      await pause(settle_ms);
-      const now = (await this.received()).received;
-      if (now === received) return;
-      received = now;
-    }
+    const deadline = performance.now() + patience_ms;
+    const wait = async (done: () => Promise<boolean>) => {
+      while (!await done() && performance.now() < deadline) await pause(look_ms);
+    };
+    // The forwarder returns a buffer after it has delivered what was in it.
+    await wait(async () => (await this.sent()).in_flight === 0);
+    let before = await this.received();
+    await wait(async () => {
+      const now = await this.received();
+      const found = now.busy_rounds !== before.busy_rounds;
+      if (found) before = now;
+      return !found && now.rounds >= before.rounds + emptyRounds;
+    });
   }
 
   /** Lets both stand still; `listen` wakes them. */

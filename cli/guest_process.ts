@@ -45,6 +45,11 @@ export interface GuestCounters {
   readonly reordered: number;
   readonly corrupted: number;
   readonly checked: number;
+  /** Frames that the device has not taken yet, or whose buffers it has not returned. */
+  readonly in_flight: number;
+  /** Looks at its rings, and those that found something to do. */
+  readonly rounds: number;
+  readonly busy_rounds: number;
   /** Rings that the device broke. */
   readonly broken: number;
 }
