@@ -15,7 +15,8 @@ import { commonFeatures, type Guest, headerBytesOf, layout, ringNumbers } from "
 import type { Range } from "./hostile_memory.ts";
 import { flag, type Format, type Laid, type Piece, type Ring, tableOf, type Used } from "./hostile_ring.ts";
 import * as system from "./hostile_system.ts";
-import { gone, macs, type Outcome, patiently, regions, type Told, type World } from "./hostile_world.ts";
+import { patiently } from "./hostile_patience.ts";
+import { gone, macs, type Outcome, regions, type Told, type World } from "./hostile_world.ts";
 
 export type Direction = "send" | "receive";
 

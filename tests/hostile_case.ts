@@ -63,17 +63,16 @@ function bringBack(stage: Stage, guest: Guest): void {
   guest.offerBuffers();
 }
 
+/** What is done with a guest, and what comes of it: the usual, if nothing is said. */
+export type Act = (guest: Guest, world: World) => Outcome | void | Promise<Outcome | void>;
+
 /** Runs `act` with a guest whose rings run. */
-export function withGuest(
-  world: World,
-  options: Partial<GuestOptions>,
-  act: (guest: Guest) => Outcome | void,
-): Outcome {
+export async function withGuest(world: World, options: Partial<GuestOptions>, act: Act): Promise<Outcome> {
   using guest = world.hostileGuest(options);
   guest.start();
   guest.offerBuffers();
   world.greet(guest);
-  return act(guest) ?? {};
+  return await act(guest, world) ?? {};
 }
 
 interface Sent {
@@ -88,7 +87,11 @@ function sentBy({ payload = new Uint8Array(), fds = [] }: Hostility, guest: Gues
   };
 }
 
-function atStage(world: World, what: Hostility, act: (guest: Guest, sent: Sent) => Outcome): Outcome {
+function atStage(
+  world: World,
+  what: Hostility,
+  act: (guest: Guest, sent: Sent) => Outcome,
+): Promise<Outcome> {
   const { stage = "running", guest: options = {}, prepare } = what;
   return withGuest(world, options, (guest) => {
     bringTo(stage, guest);
@@ -144,12 +147,8 @@ export function accepted(what: Hostility): Case {
 }
 
 /** A case of its own making, with a guest whose rings run. */
-export function scene(
-  name: string,
-  act: (guest: Guest, world: World) => Outcome | void,
-  options: Partial<GuestOptions> = {},
-): Case {
-  return { name, run: (world) => withGuest(world, options, (guest) => act(guest, world)) };
+export function scene(name: string, act: Act, options: Partial<GuestOptions> = {}): Case {
+  return { name, run: (world) => withGuest(world, options, act) };
 }
 
 /** The back end must have ended this connection without a word. */

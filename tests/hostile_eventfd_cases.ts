@@ -5,11 +5,12 @@
  */
 
 import assert from "node:assert/strict";
-import { type Case, scene } from "./hostile_case.ts";
+import { type Act, type Case, scene } from "./hostile_case.ts";
 import { type Guest, ringNumbers } from "./hostile_guest.ts";
 import type { Format } from "./hostile_ring.ts";
 import * as system from "./hostile_system.ts";
-import { gone, macs, patiently, type Told, type World } from "./hostile_world.ts";
+import { patiently } from "./hostile_patience.ts";
+import { gone, macs, type Told, type World } from "./hostile_world.ts";
 
 const { receive, send } = ringNumbers;
 const formats: readonly Format[] = ["split", "packed"];
@@ -43,16 +44,7 @@ function afterwards(guest: Guest, world: World, ring: number): void {
 }
 
 function blockedCases(format: Format): Case[] {
-  const about = (text: string, act: (guest: Guest, world: World) => ReturnType<Case["run"]>): Case => ({
-    name: `${format} rings, ${text}`,
-    run: async (world) => {
-      using guest = world.hostileGuest({ format });
-      guest.start();
-      guest.offerBuffers();
-      world.greet(guest);
-      return await act(guest, world);
-    },
-  });
+  const about = (text: string, act: Act) => scene(`${format} rings, ${text}`, act, { format });
   return [
     about(
       "the send ring's call eventfd blocks: that ring is broken, and can be started again",

@@ -19,7 +19,7 @@ let world: World | undefined;
 
 Deno.test.beforeAll(async () => {
   const source = resolve(import.meta.dirname!, "../scripts/vhostctl");
-  world = await World.open(Deno.env.get("VHOSTCTL") ?? source);
+  world = await World.open(Deno.env.get("VHOSTCTL") ?? source, 0.5);
 });
 
 Deno.test.afterAll(async () => {

@@ -11,20 +11,21 @@ import type { Case } from "./hostile_case.ts";
 import { chainCases } from "./hostile_chain_cases.ts";
 import { headerCases } from "./hostile_header_cases.ts";
 import { indexCases } from "./hostile_index_cases.ts";
+import { racingCases } from "./hostile_race_cases.ts";
 import { World } from "./hostile_world.ts";
 
 let world: World | undefined;
 
 Deno.test.beforeAll(async () => {
   const source = resolve(import.meta.dirname!, "../scripts/vhostctl");
-  world = await World.open(Deno.env.get("VHOSTCTL") ?? source);
+  world = await World.open(Deno.env.get("VHOSTCTL") ?? source, 0.1);
 });
 
 Deno.test.afterAll(async () => {
   await world?.close();
 });
 
-const cases: readonly Case[] = [...chainCases, ...headerCases, ...bufferCases, ...indexCases];
+const cases: readonly Case[] = [...chainCases, ...headerCases, ...bufferCases, ...indexCases, ...racingCases];
 
 for (const { name, run } of cases) {
   // What the program says is read all the time, by operations that no single case begins or ends.

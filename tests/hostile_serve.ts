@@ -33,7 +33,6 @@ export interface Census {
   readonly maps: number;
 }
 
-const statsPeriod_s = 0.1;
 /** The source tree may have to be built first. */
 const start_ms = 240_000;
 const patience_ms = 20_000;
@@ -67,7 +66,7 @@ export class HostileServe implements AsyncDisposable {
   }
 
   /** @param ports As `--port` has them. */
-  static async start(program: string, ports: readonly string[]): Promise<HostileServe> {
+  static async start(program: string, statsPeriod_s: number, ports: readonly string[]): Promise<HostileServe> {
     const directory = Deno.makeTempDirSync({ prefix: "vhostctl-hostile-" });
     const started = new Program(program, [
       ...["serve", "--json", "--stats", `${statsPeriod_s}`, "--dir", directory],

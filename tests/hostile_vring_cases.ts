@@ -11,7 +11,8 @@ import { accepted, type Case, ended, message, nacked, refused, scene, withGuest 
 import { commonFeatures, type Guest, layout, ringNumbers, ringSize } from "./hostile_guest.ts";
 import type { Format, Places } from "./hostile_ring.ts";
 import { userAddress } from "./hostile_memory.ts";
-import { farBytes, gone, patiently, regions } from "./hostile_world.ts";
+import { patiently } from "./hostile_patience.ts";
+import { farBytes, gone, regions } from "./hostile_world.ts";
 
 const { send } = ringNumbers;
 /** The hostile port has rings 0 to 3. Some of these are 0 or 1 when cut to 8 or 16 bits. */
