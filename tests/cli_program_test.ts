@@ -3,10 +3,11 @@
 import assert from "node:assert/strict";
 import { resolve } from "node:path";
 
-const vhostctl = Deno.env.get("VHOSTCTL") ?? resolve(import.meta.dirname!, "../scripts/vhostctl");
+const sourceTree = resolve(import.meta.dirname!, "../scripts/vhostctl");
+const vhostctl = Deno.env.get("VHOSTCTL") ?? sourceTree;
 
-async function run(args: readonly string[], env: Record<string, string> = {}) {
-  const { code, stdout, stderr } = await new Deno.Command(vhostctl, { args: [...args], env, stdin: "null" }).output();
+async function run(args: readonly string[], env: Record<string, string> = {}, program = vhostctl) {
+  const { code, stdout, stderr } = await new Deno.Command(program, { args: [...args], env, stdin: "null" }).output();
   const decoder = new TextDecoder();
   return { code, stdout: decoder.decode(stdout), stderr: decoder.decode(stderr) };
 }
@@ -84,8 +85,9 @@ Deno.test("a folder that may not be written to is named", async () => {
   }
 });
 
+// The one file has its library within, and takes no other.
 Deno.test("a library of another build, or none, is the host's lack", async () => {
-  const missing = await run(["serve", "--dir", folder], { VHOSTCTL_LIB: `${folder}/none.so` });
+  const missing = await run(["serve", "--dir", folder], { VHOSTCTL_LIB: `${folder}/none.so` }, sourceTree);
   assert.equal(missing.code, 3);
   assert.match(missing.stderr, /^vhostctl serve: cannot open libvring: \S+none\.so: build it with/);
 });
