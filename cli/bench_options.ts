@@ -11,7 +11,8 @@ import { choice, cpuList, wholeNumber } from "./option.ts";
 const examples = `
 Two simulated guests, each with its own memory, and a process of its own where there is a CPU for each, are attached to
 a \`serve\` with two ports, over real sockets and real rings. One sends to the other as fast as it can. Every packet
-carries a number; one in about a thousand is checked byte by byte, with --verify every one. Gbit/s counts frames, without preamble, gap and checksum.
+carries a number; one in about a thousand is checked byte by byte, with --verify every one. Gbit/s counts
+frames, without preamble, gap and checksum.
 
 With --peer dpdk, testpmd forwards between two net_vhost ports for the same guests on the same CPUs, in turns of a
 quarter of a second: only figures taken so can be compared. It uses huge pages where some are free, and says so.
