@@ -2,7 +2,8 @@
  * The comparison with DPDK, cell by cell: `vhostctl bench vm2vm --peer dpdk`, started anew several times.
  *
  * A start lays out memory anew, and that alone changes rates by some percent: so each cell is measured by several
- * starts, round after round, and its figure is the median of their medians.
+ * starts, round after round, and its figure is the median of their medians; NEAR and FAR are of all pairs of turns
+ * with the two CPUs so far apart.
  *
  *   ./scripts/deno run --allow-all bench/dpdk.ts [--starts 3] [--seconds 5] [-- OPTIONS OF bench vm2vm]
  *
@@ -15,6 +16,8 @@ import { caseName } from "../cli/bench_result.ts";
 import { table } from "../cli/output.ts";
 import { quantile } from "../cli/statistics.ts";
 
+/** In nanoseconds: threads of one core lie below, other cores beyond. */
+const nearMax_ns = 90;
 const program = Deno.env.get("VHOSTCTL") ?? new URL("../scripts/vhostctl", import.meta.url).pathname;
 
 const { values, positionals } = parseArgs({
@@ -47,20 +50,28 @@ for (let number = 1; number <= Number(values.starts); number++) {
   }
 }
 
+/** The median ratio of the pairs of turns at one distance, and how many there were. */
+function at(results: readonly CaseResult[], near: boolean): string {
+  const pairs = results.flatMap(({ peer }) => peer?.pairs ?? []);
+  const ratios = pairs.filter(({ core_distance_ns: ns }) => ns !== undefined && ns < nearMax_ns === near)
+    .map(({ ratio }) => ratio);
+  return ratios.length === 0 ? "" : `${median(ratios)} of ${ratios.length}`;
+}
+
 const rows = [...cells].map(([name, results]) => {
   const ratios = results.flatMap(({ peer }) => peer?.ratio ?? []);
   const medians = ratios.map((ratio) => ratio.median);
-  const pairs = ratios.reduce((sum, { count }) => sum + count, 0);
   return [
     name,
     median(results.map(({ mpps }) => mpps)),
     median(results.flatMap(({ peer }) => peer?.mpps ?? [])),
     median(medians),
     `${Math.min(...medians).toFixed(2)}-${Math.max(...medians).toFixed(2)}`,
-    `${pairs}`,
+    at(results, true),
+    at(results, false),
     median(results.flatMap(({ cycles_per_packet }) => cycles_per_packet ?? [])),
   ];
 });
 const right = (title: string) => ({ title, align: "right" as const });
-const heads = ["Mpps", "DPDK Mpps", "RATIO", "OF STARTS", "PAIRS", "CYCLES/PACKET"].map(right);
+const heads = ["Mpps", "DPDK Mpps", "RATIO", "OF STARTS", "NEAR", "FAR", "CYCLES/PACKET"].map(right);
 console.log(table([{ title: "CASE" }, ...heads], rows).join("\n"));

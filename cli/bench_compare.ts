@@ -8,17 +8,8 @@
  * @module
  */
 import { type Case, type CaseResult, type PeerResult, type Speed, speed } from "./bench_result.ts";
-import {
-  account,
-  distance_ns,
-  type Measurement,
-  pairOptions,
-  sleep,
-  socketFolder,
-  speedBetween,
-  warmUp_ms,
-} from "./bench_measure.ts";
-import { waitedForCpu_ns } from "./contention.ts";
+import { account, distance_ns, type Measurement, pairOptions, socketFolder } from "./bench_measure.ts";
+import { type Contender, stayed, takeTurn, type Turn, turn_ms } from "./bench_turn.ts";
 import { arrivals, GuestPair } from "./guest_pair.ts";
 import type { JsonProcess } from "./json_process.ts";
 import { ServeProcess } from "./serve_process.ts";
@@ -26,52 +17,8 @@ import { spread } from "./statistics.ts";
 import { StopGuard } from "./stop_guard.ts";
 import { Testpmd, type TestpmdProgram } from "./testpmd.ts";
 
-const turn_ms = 250;
-/** Whoever waited for a CPU for more of its turn than this was disturbed. */
-const waitShareMax = 0.05;
-/** The CPUs were moved when their distance grows or shrinks by more than this. */
-const distanceRatioMax = 1.5;
 /** With fewer undisturbed pairs than these, all pairs count. */
 const undisturbedMin = 3;
-
-/** A forwarder with its guests. */
-interface Contender {
-  readonly forwarder: JsonProcess;
-  readonly pair: GuestPair;
-}
-
-/** What one turn brought. */
-interface Turn {
-  readonly packets: number;
-  readonly seconds: number;
-  readonly disturbed: boolean;
-}
-
-function waited_ns({ forwarder, pair }: Contender): number {
-  const pids = [forwarder.pid, ...pair.processes.map(({ process }) => process.pid)];
-  return pids.reduce((sum, pid) => sum + waitedForCpu_ns(pid), 0);
-}
-
-/** Wakes a forwarder, measures, and puts it to sleep again. */
-async function takeTurn(contender: Contender, { size_bytes }: Case, measurement: Measurement): Promise<Turn> {
-  const { forwarder, pair } = contender;
-  const { stop } = measurement;
-  forwarder.signal("SIGCONT");
-  await pair.listen();
-  await pair.send();
-  await sleep(warmUp_ms, stop);
-  const waitedBefore = waited_ns(contender);
-  const first = await pair.received();
-  await sleep(turn_ms, stop);
-  const last = await pair.received();
-  const waited = waited_ns(contender) - waitedBefore;
-  await pair.stop();
-  await pair.rest();
-  forwarder.signal("SIGSTOP");
-  const { seconds } = speedBetween(first, last, size_bytes);
-  const packets = last.received - first.received;
-  return { packets, seconds, disturbed: waited / 1e9 > waitShareMax * seconds };
-}
 
 /** Speed over several turns. */
 function speedOf(turns: readonly Turn[], size_bytes: number): Speed {
@@ -89,12 +36,6 @@ interface Pairing {
 
 function rateRatio({ ours, peers }: Pairing): number {
   return (ours.packets / ours.seconds) / (peers.packets / peers.seconds);
-}
-
-/** Whether the CPUs are as far apart as they were; where that is not known, they are taken to be. */
-function stayed(before_ns: number | undefined, after_ns: number | undefined): boolean {
-  if (before_ns === undefined || after_ns === undefined) return true;
-  return Math.max(before_ns, after_ns) <= distanceRatioMax * Math.min(before_ns, after_ns);
 }
 
 /** Both take a turn, and the distance of the CPUs is taken before and after. */
@@ -144,6 +85,10 @@ async function peerResult(
     ...speedOf(pairings.map((pairing) => pairing.peers), size_bytes),
     ...arrivals(await peers.pair.received()),
     ratio: spread(counted.map(rateRatio)),
+    pairs: pairings.map((pairing) => {
+      const { distance_ns, disturbed } = pairing;
+      return { ratio: rateRatio(pairing), core_distance_ns: distance_ns, disturbed };
+    }),
     pairs_disturbed: pairings.length - undisturbed.length,
   };
 }

@@ -42,6 +42,14 @@ export interface Speed {
   readonly gbps: number;
 }
 
+/** Two turns that followed each other, ours and the peer's. */
+export interface PairResult {
+  /** Our rate divided by the peer's. */
+  readonly ratio: number;
+  readonly core_distance_ns: number | undefined;
+  readonly disturbed: boolean;
+}
+
 /** The other forwarder, measured in turns with ours. */
 export interface PeerResult extends Speed, Arrivals {
   readonly name: string;
@@ -50,6 +58,8 @@ export interface PeerResult extends Speed, Arrivals {
   readonly memory: "huge pages" | "4 KiB pages";
   /** Our rate divided by the peer's, of each pair of turns that counts. */
   readonly ratio: Spread | undefined;
+  /** All of them, in their order: what pools pairs of different distances says little. */
+  readonly pairs: readonly PairResult[];
   /** Pairs of turns in which somebody else had a CPU, or the CPUs moved. They count only for want of others. */
   readonly pairs_disturbed: number;
 }
