@@ -49,6 +49,8 @@ const Target = struct {
     /// Where its descriptors and tables point.
     window: fuzz_guest.Place,
     writable: bool,
+    /// The avail index goes as far as twice the ring: each look at it may allow more.
+    bold: bool,
 };
 
 const Shared = struct {
@@ -170,7 +172,7 @@ fn changeIndex(random: *Random, target: *const Target) void {
     store(u16, target.avail + 4 + 2 * @as(usize, target.size), @truncate(random.next()));
     var step: u16 = @truncate(random.below(@as(u64, target.size) + 1));
     if (random.once(1 << 14)) step = @truncate(random.next());
-    if (random.once(1 << 12)) step +%= @truncate(target.size);
+    if (target.bold and random.once(2)) step +%= @truncate(target.size);
     store(u16, target.avail + 2, used +% step);
 }
 
@@ -241,6 +243,8 @@ const Change = struct {
                 .flags = 0,
             };
             self.guest.writeNumber(u32, config.avail_gpa, 0);
+            // What the avail index goes by.
+            self.guest.writeNumber(u16, config.used_gpa + 2, 0);
             vring.start(config) catch |reason| self.run.fail("a ring is refused: {t}", .{reason});
             vring.enabled = true;
             self.shared.targets[i] = self.targetOf(config, i == 0);
@@ -258,6 +262,7 @@ const Change = struct {
             .used = @alignCast(self.at(config.used_gpa)),
             .window = if (is_writable) writable else readable,
             .writable = is_writable,
+            .bold = self.run.random.once(4),
         };
     }
 

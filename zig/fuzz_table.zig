@@ -117,7 +117,19 @@ const Table = struct {
         }
     }
 
-    fn anyRegion(self: *Table) abi.Region {
+    /// A region for a port: anywhere, or beside another of its own, to the byte.
+    fn anyRegion(self: *Table, side: *const Side) abi.Region {
+        var region = self.freeRegion();
+        const random = &self.run.random;
+        if (side.rows.items.len == 0 or !random.once(4)) return region;
+        const other = side.rows.items[random.below(side.rows.items.len)].region;
+        const away = @as(u64, random.below(3)) -% 1;
+        const behind = other.gpa +% other.size_bytes;
+        region.gpa = if (random.once(2)) behind +% away else other.gpa -% region.size_bytes +% away;
+        return region;
+    }
+
+    fn freeRegion(self: *Table) abi.Region {
         const random = &self.run.random;
         const whole_pages = ~@as(u64, page - 1);
         var gpa: u64 = random.below(near_bytes);
@@ -152,7 +164,7 @@ const Table = struct {
     }
 
     fn add(self: *Table, side: *Side) void {
-        const region = self.anyRegion();
+        const region = self.anyRegion(side);
         const fd, const file = self.anyFd();
         const wrong = self.isWrong(side.rows.items, region, file);
         if (self.engine.addRegion(side.port, region, fd)) |_| {
@@ -164,7 +176,7 @@ const Table = struct {
     fn remove(self: *Table, side: *Side) void {
         const random = &self.run.random;
         if (side.rows.items.len == 0 or random.once(8)) {
-            const region = self.anyRegion();
+            const region = self.anyRegion(side);
             for (side.rows.items) |row| if (std.meta.eql(row.region, region)) return;
             const refused = self.engine.removeRegion(side.port, region);
             return self.run.expect(refused == error.NoSuchHandle, "removed what was not there", .{});
@@ -188,7 +200,7 @@ const Table = struct {
         var wrong = false;
         for (0..count) |i| {
             var file: ?u32 = undefined;
-            regions[i] = self.anyRegion();
+            regions[i] = self.anyRegion(side);
             fds[i], file = self.anyFd();
             if (i == 0 and side.rows.items.len > 0 and random.once(2)) {
                 const row = side.rows.items[random.below(side.rows.items.len)];
