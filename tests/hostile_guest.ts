@@ -12,6 +12,7 @@ import { frameOf, headerOf, joined, type NetHeader } from "./hostile_bytes.ts";
 import { GuestMemory, makePart, type Part, userAddress } from "./hostile_memory.ts";
 import { Peer } from "./hostile_peer.ts";
 import { flag, type Format, makeRing, type Places, type Ring, type Used } from "./hostile_ring.ts";
+import { patiently } from "./hostile_patience.ts";
 import * as system from "./hostile_system.ts";
 
 /** Rings as numbered on the wire; more than these two are not used. */
@@ -237,9 +238,9 @@ export class Guest implements Disposable {
     return this.#unsent === 0;
   }
 
-  /** Sends a frame in one piece: the device must have given back what was sent 64 frames ago. */
+  /** Sends a frame in one piece, once there is room for it: the device is given no more than 64 at a time. */
   send(frame: Uint8Array, header: NetHeader = {}): void {
-    void this.allSent;
+    patiently("room to send", () => this.allSent || this.#unsent < sendSlots || undefined);
     this.#unsent++;
     const bytes = joined(headerOf(header, this.#headerBytes), frame);
     const slot = bytes.length > sendSlotBytes ? 0 : this.#sent++ % sendSlots;

@@ -190,6 +190,9 @@ const word = (width: Values["width"], ...value: bigint[]) => (): Values => ({ wi
 /** Flags that are right, and wrong. */
 const flags = (wrong: number) => (mark: number): Values => ({ width: 2, value: [BigInt(mark), BigInt(wrong)] });
 
+/** Of frames whose chain goes back to the header any number of times before it goes on. */
+const headerAgain = Array.from({ length: 256 }, (_, i) => 60 + 12 * i);
+
 const field = { address: 0, length: 8, flags: 12, next: 14, id: 12 } as const;
 /** Of the table's second entry. */
 const second = (at: number): bigint => layout.tables + 16n + BigInt(at);
@@ -268,8 +271,7 @@ const splitRaces: readonly Race[] = [
     field: field.next,
     pieces: two,
     offered: usual,
-    // The header comes again and again.
-    lengths: Array.from({ length: 256 }, (_, i) => 60 + 12 * i),
+    lengths: headerAgain,
   },
 ];
 
@@ -334,7 +336,12 @@ const tableRaces: readonly Race[] = [
 
 const linkRaces: readonly Race[] = [
   { name: "an entry's link", values: word(2, 1n, 7n), field: layout.tables + 14n },
-  { name: "an entry's link: further or back", values: word(2, 1n, 0n), field: layout.tables + 14n },
+  {
+    name: "an entry's link: further or back",
+    values: word(2, 1n, 0n),
+    field: layout.tables + 14n,
+    lengths: headerAgain,
+  },
   { name: "an entry's flags", values: flags(flag.indirect), field: second(12) },
 ].map((race) => ({ ...race, formats: ["split"], pieces: table(2), entries: two, offered: usual }));
 
