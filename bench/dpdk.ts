@@ -54,7 +54,7 @@ for (let number = 1; number <= Number(values.starts); number++) {
 function at(results: readonly CaseResult[], near: boolean): string {
   const pairs = results.flatMap(({ peer }) => peer?.pairs ?? []);
   const ratios = pairs.filter(({ core_distance_ns: ns }) => ns !== undefined && ns < nearMax_ns === near)
-    .map(({ ratio }) => ratio);
+    .map(({ mpps, peer_mpps }) => mpps / peer_mpps).filter(Number.isFinite);
   return ratios.length === 0 ? "" : `${median(ratios)} of ${ratios.length}`;
 }
 

@@ -84,10 +84,16 @@ async function peerResult(
     memory: testpmd.memory,
     ...speedOf(pairings.map((pairing) => pairing.peers), size_bytes),
     ...arrivals(await peers.pair.received()),
-    ratio: spread(counted.map(rateRatio)),
+    // Without a CPU the peer may have moved nothing at all.
+    ratio: spread(counted.map(rateRatio).filter(Number.isFinite)),
     pairs: pairings.map((pairing) => {
-      const { distance_ns, disturbed } = pairing;
-      return { ratio: rateRatio(pairing), core_distance_ns: distance_ns, disturbed };
+      const [mpps, peer_mpps] = [pairing.ours, pairing.peers].map(({ packets, seconds }) => packets / seconds / 1e6);
+      return {
+        mpps: mpps!,
+        peer_mpps: peer_mpps!,
+        core_distance_ns: pairing.distance_ns,
+        disturbed: pairing.disturbed,
+      };
     }),
     pairs_disturbed: pairings.length - undisturbed.length,
   };

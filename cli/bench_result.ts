@@ -44,8 +44,8 @@ export interface Speed {
 
 /** Two turns that followed each other, ours and the peer's. */
 export interface PairResult {
-  /** Our rate divided by the peer's. */
-  readonly ratio: number;
+  readonly mpps: number;
+  readonly peer_mpps: number;
   readonly core_distance_ns: number | undefined;
   readonly disturbed: boolean;
 }
