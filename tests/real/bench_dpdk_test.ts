@@ -7,9 +7,9 @@ import { eventually } from "./process.ts";
 
 const program = Deno.env.get("VHOSTCTL") ?? new URL("../../scripts/vhostctl", import.meta.url).pathname;
 
-function start(words: readonly string[]): Deno.ChildProcess {
+function start(words: readonly string[], env: Record<string, string> = {}): Deno.ChildProcess {
   const args = ["bench", "vm2vm", "--json", "--peer", "dpdk", "--testpmd", testpmd_command, ...words];
-  return new Deno.Command(program, { args, stdin: "null", stdout: "piped", stderr: "piped" }).spawn();
+  return new Deno.Command(program, { args, env, stdin: "null", stdout: "piped", stderr: "piped" }).spawn();
 }
 
 /** Processes, by id, whose command line has this in it. */
@@ -42,12 +42,19 @@ realTest("bench compares with testpmd in turns, on both rings and several queues
 });
 
 realTest("bench that is killed leaves no process behind, stopped or not", ["dpdk"], async () => {
-  const child = start(["--seconds", "600", "--ring", "split"]);
-  const mine = `vhostctl-${child.pid}`;
-  await eventually("testpmd starts", 60_000, () => processesWith(mine).length > 0 ? true : undefined);
-  // Somewhere among the turns.
-  await new Promise((resolve) => setTimeout(resolve, 3000));
-  child.kill("SIGKILL");
-  await child.output();
-  await eventually("testpmd is gone", 20_000, () => processesWith(mine).length === 0 ? true : undefined);
+  // Killed, it cannot tidy up.
+  const folder = await Deno.makeTempDir();
+  try {
+    const child = start(["--seconds", "600", "--ring", "split"], { TMPDIR: folder });
+    const mine = `vhostctl-${child.pid}`;
+    await eventually("testpmd starts", 60_000, () => processesWith(mine).length > 0 ? true : undefined);
+    // Somewhere among the turns.
+    await new Promise((resolve) => setTimeout(resolve, 3000));
+    child.kill("SIGKILL");
+    await child.output();
+    const gone = () => processesWith(mine).length + processesWith(folder).length === 0 ? true : undefined;
+    await eventually("testpmd, serve and the guests are gone", 20_000, gone);
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
 });
