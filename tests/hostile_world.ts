@@ -286,8 +286,12 @@ export class World {
     });
   }
 
-  /** Whatever comes first at the friend, a frame of this guest comes too. */
+  /**
+   * Whatever came to the friend before, a frame of this guest comes too. The guest's rings are new: nothing else is
+   * under way, but the friend may have no buffer left from before.
+   */
   reach(guest: Guest): void {
+    this.friend.arrivals();
     const hello = guest.frame(macs.friend);
     guest.send(hello);
     while (!equals(this.nextAtFriend().frame, hello));
