@@ -124,14 +124,16 @@ const gsoCases: readonly Case[] = [
 ];
 
 /** What means nothing is not told on. */
+const oneByte = { gsoType: gso.tcpv4, gsoSize: 1 };
+
 const oddCases: readonly Case[] = [
   ...passes({ name: "a number of buffers", header: { buffers: 0xffff } }),
   ...passes({ name: "flags that mean nothing", header: { flags: 0xfe } }),
   ...passes({ name: "places of a checksum, but no flag for it", header: { csumStart: 0xffff, csumOffset: 0xffff } }),
   ...passes({ name: "a size of segments without a type", header: { gsoSize: 7, hdrLen: 0xffff } }),
   ...passes(
-    { name: "segments of one byte", header: { gsoType: gso.tcpv4, gsoSize: 1, hdrLen: 0xffff } },
-    { gsoType: gso.tcpv4, gsoSize: 1, hdrLen: 0xffff },
+    { name: "segments of one byte, headers longer than the frame", header: { ...oneByte, hdrLen: 0xffff } },
+    { ...oneByte, hdrLen: 60 },
   ),
 ];
 

@@ -60,7 +60,7 @@ pub const Engine = struct {
         for (&engine.fabric.ports) |*slot| {
             const port = slot.* orelse continue;
             slot.* = null;
-            engine.discard(port);
+            discard(port);
         }
         sys.close(engine.attention);
         std.heap.page_allocator.destroy(engine);
@@ -99,12 +99,13 @@ pub const Engine = struct {
         engine.fabric.ports[port.number] = null;
         engine.fabric.macs.forget(port.number);
         engine.release();
-        engine.discard(port);
+        discard(port);
     }
 
     /// The front end is gone: every ring stops, eventfds and memory go.
     pub fn resetPort(engine: *Engine, port: *Port) Error!void {
         const empty = try Table.create();
+        errdefer empty.destroy();
         try engine.hold();
         engine.stopAll(port);
         port.memory.swap(empty);
@@ -210,18 +211,17 @@ pub const Engine = struct {
 
     /// Takes `fd` over (-1: none). A new call fd on a running ring is signalled once: what was
     /// signalled before it came went to nobody.
-    pub fn setVringFd(engine: *Engine, port: *Port, vring: *Vring, kind: abi.VringFd, fd: i32) Error!void {
+    pub fn setVringFd(engine: *Engine, vring: *Vring, kind: abi.VringFd, fd: i32) Error!void {
         if (fd >= 0) {
             if (!sys.isEventfd(fd)) return error.WrongFd;
             try sys.setNonblocking(fd);
         }
         try engine.hold();
         defer engine.release();
-        const served = kind == .kick and vring.started and port.isFromGuest(vring);
-        const worker = if (served) engine.workerOf(vring) else null;
-        if (worker) |owner| owner.unwatch(vring.kick);
+        const worker = if (kind == .kick) engine.workerOf(vring) else null;
+        if (worker) |owner| owner.unwatch(owner.find(vring).?);
         replaceFd(vring, kind, fd);
-        if (worker) |owner| owner.watch(vring.kick, vring);
+        if (worker) |owner| owner.watch(owner.find(vring).?);
         if (kind == .call and fd >= 0 and vring.started) _ = sys.eventfdSignal(fd);
     }
 
@@ -240,19 +240,13 @@ pub const Engine = struct {
         engine.fabric.refresh();
     }
 
-    fn discard(engine: *Engine, port: *Port) void {
-        _ = engine;
-        port.memory.unmapAll();
-        port.destroy();
-    }
-
     fn withdraw(engine: *Engine, vring: *Vring) void {
         for (engine.workers[0..engine.worker_count]) |worker| worker.remove(vring);
     }
 
     fn workerOf(engine: *Engine, vring: *Vring) ?*Worker {
         for (engine.workers[0..engine.worker_count]) |worker| {
-            for (worker.inputs[0..worker.input_count]) |*input| if (input.vring == vring) return worker;
+            if (worker.find(vring) != null) return worker;
         }
         return null;
     }
@@ -264,6 +258,11 @@ pub const Engine = struct {
             if (best == null or worker.input_count < best.?.input_count) best = worker;
         }
         return best;
+    }
+
+    fn discard(port: *Port) void {
+        port.memory.unmapAll();
+        port.destroy();
     }
 
     fn hold(engine: *Engine) error{Stuck}!void {

@@ -158,7 +158,7 @@ pub export fn vring_enable(handle: u32, number: u32, index: u32, enabled: u32) i
 pub export fn vring_set_fd(handle: u32, number: u32, index: u32, kind: u32, fd: i32) i32 {
     const place = vringOf(handle, number, index) orelse return status(.no_such_handle);
     const which = std.enums.fromInt(abi.VringFd, kind) orelse return status(.invalid_argument);
-    place.engine.setVringFd(place.port, place.vring, which, fd) catch |reason| return failure(reason);
+    place.engine.setVringFd(place.vring, which, fd) catch |reason| return failure(reason);
     return 0;
 }
 

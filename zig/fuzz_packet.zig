@@ -91,5 +91,5 @@ pub fn isSane(made: NetHeader, len: u32, receiver: u64, num_buffers: ?u16) bool 
         if (@as(u32, made.csum_start) + made.csum_offset + 2 > len) return false;
     }
     if (made.gso_type == NetHeader.gso_none) return made.gso_size == 0 and made.hdr_len == 0;
-    return made.gso_size != 0;
+    return made.gso_size != 0 and made.hdr_len <= len;
 }

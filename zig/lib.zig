@@ -21,6 +21,7 @@ test {
     _ = @import("driver_split.zig");
     _ = @import("engine.zig");
     _ = @import("flow.zig");
+    _ = @import("fuzz_run.zig");
     _ = @import("guest.zig");
     _ = @import("guest_rig.zig");
     _ = @import("guest_crew.zig");

@@ -209,3 +209,30 @@ pub fn unmap(row: *Mapping) void {
     sys.unmap(row.map);
     row.* = .{};
 }
+
+test "as many regions as there may be are found, one more is refused, and so is one that touches another" {
+    const fd = try sys.memoryFile("test", abi.regions_max * 64);
+    defer sys.close(fd);
+    const memory = try std.testing.allocator.create(Memory);
+    defer std.testing.allocator.destroy(memory);
+    memory.init();
+    defer memory.unmapAll();
+    const table = try Table.create();
+    defer table.destroy();
+    for (0..abi.regions_max) |i| {
+        // Every other one first: the table sorts them.
+        const place = if (2 * i < abi.regions_max) 2 * i else 2 * (i - (abi.regions_max + 1) / 2) + 1;
+        const region: abi.Region = .{ .gpa = place * 100, .size_bytes = 64, .mmap_offset = place * 64 };
+        try table.add(region, fd, &memory.faults);
+        const touching: abi.Region = .{ .gpa = place * 100 + 63, .size_bytes = 1, .mmap_offset = 0 };
+        const wrong = if (table.count < abi.regions_max) error.Overlap else error.LimitReached;
+        try std.testing.expectError(wrong, table.add(touching, fd, &memory.faults));
+    }
+    memory.swap(table);
+    var hint: u32 = 0;
+    for (0..abi.regions_max) |place| {
+        try std.testing.expect(memory.translate(place * 100, 64, &hint) != null);
+        try std.testing.expect(memory.translate(place * 100, 65, &hint) == null);
+        try std.testing.expect(memory.translate(place * 100 + 64, 1, &hint) == null);
+    }
+}

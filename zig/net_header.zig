@@ -44,7 +44,8 @@ pub fn checked(header: NetHeader, len: u32, sender: u64) Error!NetHeader {
     if (!allowed) return error.BadHeader;
     clean.gso_type = header.gso_type;
     clean.gso_size = header.gso_size;
-    clean.hdr_len = header.hdr_len;
+    // A hint of the sender's, on which no receiver should rely (5.1.6.2.2): let it point inside.
+    clean.hdr_len = @intCast(@min(header.hdr_len, len));
     return clean;
 }
 
@@ -105,6 +106,16 @@ test "segmentation needs a size, a known type and the sender's feature" {
     try std.testing.expectError(error.BadHeader, checked(header, 9000, tso));
     header.gso_type = 2;
     try std.testing.expectError(error.BadHeader, checked(header, 9000, ~@as(u64, 0)));
+}
+
+test "headers are said to be no longer than the frame" {
+    var header = plain;
+    header.gso_type = NetHeader.gso_tcpv4;
+    header.gso_size = 1448;
+    header.hdr_len = 0xffff;
+    const tso = @as(u64, 1) << Feature.host_tso4;
+    try std.testing.expectEqual(9000, (try checked(header, 9000, tso)).hdr_len);
+    try std.testing.expectEqual(0xffff, (try checked(header, frame_bytes_max, tso)).hdr_len);
 }
 
 test "a receiver takes what it negotiated" {

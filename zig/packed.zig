@@ -196,3 +196,63 @@ inline fn isAvailable(flags: u16, wrap: bool) bool {
     const expected: u16 = if (wrap) spec.desc_avail else spec.desc_used;
     return flags & avail_used == expected;
 }
+
+/// A ring of three whose memory is an array, for tests.
+const Bench = struct {
+    desc: [3]spec.PackedDesc align(16) = @splat(.{ .addr = 0, .len = 0, .id = 0, .flags = 0 }),
+    driver_event: u32 align(4) = 0,
+    device_event: u32 align(4) = 0,
+    memory: @import("memory.zig").Memory = undefined,
+    hint: u32 = 0,
+    items: [4]chain.Segment = undefined,
+    pool: chain.Pool = undefined,
+    ring: Packed = undefined,
+
+    fn start(bench: *Bench, base: u32) void {
+        bench.memory.init();
+        bench.pool = .{ .items = &bench.items };
+        bench.ring.size = 3;
+        bench.ring.event_idx = false;
+        bench.ring.place(@ptrCast(&bench.desc), @ptrCast(&bench.driver_event), @ptrCast(&bench.device_event));
+        bench.ring.start(base);
+    }
+
+    fn read(bench: *Bench) Broken!Chain {
+        var walk: chain.Walk = .{
+            .memory = &bench.memory,
+            .hint = &bench.hint,
+            .pool = &bench.pool,
+            .direction = .readable,
+            .indirect = false,
+            .steps_max = 3,
+            .steps_left = 3,
+            .room = 0,
+        };
+        return bench.ring.read((try bench.ring.next()).?, &walk);
+    }
+};
+
+test "a chain's id stands in its last descriptor; a bad one is counted to its end all the same" {
+    var bench: Bench = .{};
+    bench.start(0x8002);
+    bench.desc[2] = .{ .addr = 0, .len = 0, .id = 0xffff, .flags = spec.desc_avail | spec.desc_next | spec.desc_write };
+    bench.desc[0] = .{ .addr = 0, .len = 0, .id = 2, .flags = 0 };
+    try std.testing.expectEqual(Chain{ .id = 2, .count = 2, .whole = false }, try bench.read());
+    bench.ring.take(2);
+    try std.testing.expectEqual(@as(u32, 0x8002_0001), bench.ring.baseOf());
+}
+
+test "an id beyond the ring breaks it, and so does a chain without end" {
+    var bench: Bench = .{};
+    bench.start(0x8000);
+    bench.desc[0] = .{ .addr = 0, .len = 0, .id = 3, .flags = spec.desc_avail };
+    try std.testing.expectError(error.BadPackedId, bench.ring.next());
+    for (&bench.desc) |*desc| desc.* = .{ .addr = 0, .len = 0, .id = 0, .flags = spec.desc_avail | spec.desc_next };
+    try std.testing.expectError(error.BadPackedId, bench.read());
+}
+
+test "a base with one half only means both" {
+    var bench: Bench = .{};
+    bench.start(0x8001);
+    try std.testing.expectEqual(@as(u32, 0x8001_8001), bench.ring.baseOf());
+}

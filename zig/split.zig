@@ -201,3 +201,55 @@ inline fn entryOf(raw: @Vector(2, u64), id: u16) Entry {
         .id = id,
     };
 }
+
+/// A ring of four whose memory is an array, for tests.
+const Bench = struct {
+    desc: [4]spec.Desc align(16) = @splat(.{ .addr = 0, .len = 0, .flags = 0, .next = 0 }),
+    avail: [7]u16 = @splat(0),
+    used: [20]u16 align(4) = @splat(0),
+    ring: Split = undefined,
+
+    fn start(bench: *Bench, base: u16) void {
+        bench.avail[1] = base;
+        bench.ring.size = 4;
+        bench.ring.event_idx = false;
+        bench.ring.place(@ptrCast(&bench.desc), @ptrCast(&bench.avail), @ptrCast(&bench.used));
+        bench.ring.start(base);
+    }
+
+    fn takeAll(bench: *Bench) !u32 {
+        var count: u32 = 0;
+        while (try bench.ring.next()) |_| : (count += 1) bench.ring.take(1);
+        return count;
+    }
+};
+
+test "a driver cannot offer more than the ring holds until something comes back, nor take an offer back" {
+    var bench: Bench = .{};
+    bench.start(0xfffe);
+    bench.avail[1] = 2;
+    try std.testing.expectEqual(4, try bench.takeAll());
+    for ([_]u16{ 3, 6, 1, 0xfffe }) |idx| {
+        bench.avail[1] = idx;
+        try std.testing.expectError(error.BadAvailIndex, bench.ring.next());
+    }
+    for (0..4) |id| bench.ring.complete(@intCast(id), 0, 1);
+    try std.testing.expectEqual(Used{ .from = 0, .to = 4, .any = true }, bench.ring.flush());
+    bench.avail[1] = 6;
+    try std.testing.expectEqual(4, try bench.takeAll());
+    // Only elements were written, and they have their ids.
+    try std.testing.expectEqual(4, bench.used[1]);
+    for (0..4) |i| try std.testing.expectEqual(i, bench.used[2 + 4 * i]);
+    try std.testing.expectEqual(0, bench.used[18]);
+}
+
+test "a head beyond the ring breaks it, and so does more than a ring ahead" {
+    var bench: Bench = .{};
+    bench.start(0);
+    bench.avail[1] = 1;
+    bench.avail[2] = 4;
+    try std.testing.expectError(error.BadHead, bench.ring.next());
+    bench.start(0);
+    bench.avail[1] = 5;
+    try std.testing.expectError(error.BadAvailIndex, bench.ring.next());
+}

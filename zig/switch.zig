@@ -19,6 +19,8 @@ pub const Input = struct {
 
     vring: *Vring,
     port: *Port,
+    /// A kick wakes the worker; without one it must look by and by.
+    watched: bool = false,
     memo: Memo = .{},
 };
 

@@ -38,8 +38,6 @@ pub const Worker = struct {
     burst: *burst_file.Burst,
     inputs: []Input,
     input_count: u32,
-    /// Rings without a kick fd: they must be looked at by and by.
-    unkicked: u32,
     notices: Notices,
     now_ms: u32,
     clock_read: u64,
@@ -66,7 +64,6 @@ pub const Worker = struct {
         worker.idle = config.idle;
         worker.cpu = config.cpu;
         worker.input_count = 0;
-        worker.unkicked = 0;
         worker.notices.count = 0;
         worker.now_ms = 0;
         worker.clock_read = 0;
@@ -161,35 +158,39 @@ pub const Worker = struct {
     pub fn add(worker: *Worker, input: Input) error{LimitReached}!void {
         if (worker.input_count == worker.inputs.len) return error.LimitReached;
         worker.inputs[worker.input_count] = input;
+        worker.watch(&worker.inputs[worker.input_count]);
         worker.input_count += 1;
-        worker.watch(input.vring.kick, input.vring);
     }
 
     /// Takes a ring back from a held worker.
     pub fn remove(worker: *Worker, vring: *Input.Ring) void {
-        for (worker.inputs[0..worker.input_count], 0..) |*input, i| {
-            if (input.vring != vring) continue;
-            worker.unwatch(vring.kick);
-            worker.input_count -= 1;
-            worker.inputs[i] = worker.inputs[worker.input_count];
-            return;
-        }
+        const input = worker.find(vring) orelse return;
+        worker.unwatch(input);
+        worker.input_count -= 1;
+        input.* = worker.inputs[worker.input_count];
     }
 
-    /// A kick fd of one of its rings comes. Edge-triggered: the counter need not be read, so that a
+    /// What a held worker has of a ring.
+    pub fn find(worker: *Worker, vring: *Input.Ring) ?*Input {
+        for (worker.inputs[0..worker.input_count]) |*input| if (input.vring == vring) return input;
+        return null;
+    }
+
+    /// The kick fd of one of its rings has come. Edge-triggered: the counter need not be read, so that a
     /// front end cannot make the worker block on it.
-    pub fn watch(worker: *Worker, kick: i32, vring: *Input.Ring) void {
-        if (kick >= 0) {
-            sys.epollAdd(worker.set, kick, sys.event_in | sys.event_edge, @intFromPtr(vring)) catch {
-                worker.unkicked += 1;
-            };
-        } else {
-            worker.unkicked += 1;
-        }
+    pub fn watch(worker: *Worker, input: *Input) void {
+        const kick = input.vring.kick;
+        input.watched = kick >= 0;
+        if (!input.watched) return;
+        sys.epollAdd(worker.set, kick, sys.event_in | sys.event_edge, @intFromPtr(input.vring)) catch {
+            input.watched = false;
+        };
     }
 
-    pub fn unwatch(worker: *Worker, kick: i32) void {
-        if (kick >= 0) sys.epollRemove(worker.set, kick) else worker.unkicked -= 1;
+    /// It is about to go.
+    pub fn unwatch(worker: *Worker, input: *Input) void {
+        if (input.watched) sys.epollRemove(worker.set, input.vring.kick);
+        input.watched = false;
     }
 
     // The thread.
@@ -279,7 +280,9 @@ pub const Worker = struct {
         if (!pending and worker.state.cmpxchgStrong(State.running, State.asleep, .acq_rel, .acquire) == null) {
             worker.stats.sleeps += 1;
             var events: [64]sys.Event = undefined;
-            const timeout: i32 = if (worker.unkicked > 0) unkicked_poll_ms else -1;
+            const timeout: i32 = for (inputs) |*input| {
+                if (!input.watched) break unkicked_poll_ms;
+            } else -1;
             const fired = sys.epollWait(worker.set, &events, timeout);
             while (worker.state.cmpxchgStrong(State.asleep, State.running, .acq_rel, .acquire)) |state| {
                 sys.futexWait(&worker.state, state, 1_000_000_000);
@@ -296,11 +299,7 @@ pub const Worker = struct {
                 _ = sys.eventfdDrain(worker.wake);
                 continue;
             }
-            for (worker.inputs[0..worker.input_count]) |*input| {
-                if (@intFromPtr(input.vring) != event.data.u64) continue;
-                input.vring.stats.kicks += 1;
-                break;
-            }
+            if (worker.find(@ptrFromInt(event.data.u64))) |input| input.vring.stats.kicks += 1;
         }
     }
 };
