@@ -11,6 +11,7 @@ import type { Case } from "./hostile_case.ts";
 import { chainCases } from "./hostile_chain_cases.ts";
 import { headerCases } from "./hostile_header_cases.ts";
 import { indexCases } from "./hostile_index_cases.ts";
+import { overlapCases } from "./hostile_overlap_cases.ts";
 import { racingCases } from "./hostile_race_cases.ts";
 import { World } from "./hostile_world.ts";
 
@@ -25,7 +26,14 @@ Deno.test.afterAll(async () => {
   await world?.close();
 });
 
-const cases: readonly Case[] = [...chainCases, ...headerCases, ...bufferCases, ...indexCases, ...racingCases];
+const cases: readonly Case[] = [
+  ...chainCases,
+  ...headerCases,
+  ...bufferCases,
+  ...indexCases,
+  ...overlapCases,
+  ...racingCases,
+];
 
 for (const { name, run } of cases) {
   // What the program says is read all the time, by operations that no single case begins or ends.

@@ -20,6 +20,8 @@ import * as system from "./hostile_system.ts";
 import { gone, macs, type Outcome, type World } from "./hostile_world.ts";
 
 const rounds = 150;
+/** A chain is offered so often at once: a word must change within nanoseconds to be read differently. */
+const copiesMax = 32;
 /** A round is over after so many naps, whatever became of it. */
 const roundNaps = 20;
 const restartsMax = 5;
@@ -47,51 +49,58 @@ class Contest {
   readonly #guest: Guest;
   readonly #direction: Direction;
   readonly #pieces: readonly Piece[];
+  readonly #copies: number;
   #wrap = true;
   #restarts = 0;
 
-  constructor(guest: Guest, direction: Direction, pieces: readonly Piece[]) {
+  constructor(guest: Guest, direction: Direction, pieces: readonly Piece[], copies: number) {
     this.#guest = guest;
     this.#direction = direction;
     this.#pieces = pieces;
+    this.#copies = copies;
   }
 
   get ring(): SplitRing | PackedRing {
     return this.#guest.ring(ringNumbers[this.#direction]) as SplitRing | PackedRing;
   }
 
-  /** Lays the chain into the ring; in a packed one it fills all of it, so that the next lies in the same place. */
+  /** Lays the chain into the ring; a packed one is full of it, so that the next round is in the same places. */
   lay(): void {
     this.#wrap = true;
-    this.ring.lay(this.#pieces);
+    const { ring } = this;
+    for (let i = 0; i < (ring instanceof SplitRing ? 1 : this.#copies); i++) ring.lay(this.#pieces);
   }
 
   offer(): void {
     const { ring } = this;
-    if (ring instanceof SplitRing) ring.publish(0);
-    else this.#offerPacked(ring);
+    for (let i = 0; i < this.#copies; i++) {
+      if (ring instanceof SplitRing) ring.publish(0);
+      else this.#offerPacked(ring, i);
+    }
+    if (ring instanceof PackedRing) this.#wrap = !this.#wrap;
     this.#guest.kick(ringNumbers[this.#direction]);
   }
 
   /** The device overwrote length, id and flags of the first descriptor; the lap may be the other one. */
-  #offerPacked(ring: PackedRing): void {
+  #offerPacked(ring: PackedRing, copy: number): void {
     const bits = this.#wrap ? flag.avail : flag.used;
+    const head = copy * this.#pieces.length;
     const last = this.#pieces.length - 1;
     this.#pieces.forEach(({ len, flags = 0 }, i) => {
-      const view = ring.descriptor(i);
+      const view = ring.descriptor(head + i);
       view.setUint32(8, len, true);
-      view.setUint16(12, 0, true);
-      if (i > 0) ring.setFlags(i, flags | bits | (i < last ? flag.next : 0));
+      view.setUint16(12, copy, true);
+      if (i > 0) ring.setFlags(head + i, flags | bits | (i < last ? flag.next : 0));
     });
-    ring.setFlags(0, this.#pieces[0]!.flags! | bits | (last > 0 ? flag.next : 0));
-    this.#wrap = !this.#wrap;
+    ring.setFlags(head, this.#pieces[0]!.flags! | bits | (last > 0 ? flag.next : 0));
   }
 
-  /** Whether the device gave the chain back. */
+  /** Whether the device gave everything back. */
   get isBack(): boolean {
     const { ring } = this;
     if (ring instanceof SplitRing) return ring.usedIndex === ring.availIndex;
-    const bits = ring.descriptor(0).getUint16(14, true) & (flag.avail | flag.used);
+    const lastHead = (this.#copies - 1) * this.#pieces.length;
+    const bits = ring.descriptor(lastHead).getUint16(14, true) & (flag.avail | flag.used);
     return bits === (this.#wrap ? 0 : flag.avail | flag.used);
   }
 
@@ -117,11 +126,17 @@ function assertSane({ header, frame }: Arrival, lengths: readonly number[]): voi
   if (view.getUint8(1) !== 0) assert.notEqual(view.getUint16(4, true), 0, "segments of some size");
 }
 
+/** In a packed ring a word of a descriptor is that of one copy alone. */
+function copiesOf({ field }: Race, format: Format): number {
+  return format === "packed" && typeof field === "number" ? 1 : copiesMax;
+}
+
 async function contend(world: World, guest: Guest, direction: Direction, race: Race): Promise<Outcome> {
+  const copies = copiesOf(race, guest.sendRing.format);
   const mark = direction === "receive" ? flag.write : 0;
   const { memory } = guest;
   const pieces = race.pieces(mark, guest.sendRing.format);
-  const contest = new Contest(guest, direction, pieces);
+  const contest = new Contest(guest, direction, pieces, copies);
   // What is sent goes to the friend, wherever it begins.
   const packet = joined(headerOf(), guest.frame(macs.friend, 60));
   for (const { at, len } of direction === "send" ? race.offered : []) memory.write(at, packet.subarray(0, len));
@@ -133,7 +148,7 @@ async function contend(world: World, guest: Guest, direction: Direction, race: R
     using _flips = world.flipper.start(memory, at, race.values(mark));
     for (let i = 0; i < rounds && contest.mend(); i++) {
       if (i === 0 || contest.isBack) contest.offer();
-      if (direction === "receive") world.friend.send(world.friend.frame(guest.mac, 60));
+      for (let k = 0; k < copies && direction === "receive"; k++) world.friend.send(world.friend.frame(guest.mac, 60));
       for (let naps = 0; naps < roundNaps && !contest.isBack; naps++) nap();
       for (const arrival of world.friend.arrivals()) assertSane(arrival, race.lengths ?? [60]);
       if (i % 10 === 0) await world.breathe();
@@ -158,7 +173,7 @@ function raceCases(race: Race): Case[] {
       name: `${format} ${direction} ring, ${race.name} changes while it is read: nobody else notices`,
       run: async (world) => {
         const mark = direction === "receive" ? flag.write : 0;
-        const size = format === "packed" ? race.pieces(mark, format).length : 256;
+        const size = format === "packed" ? race.pieces(mark, format).length * copiesOf(race, format) : 256;
         const options = { format, size, buffers: Math.min(64, size), features: race.features ?? commonFeatures };
         using guest = world.hostileGuest(options);
         guest.start();

@@ -11,7 +11,7 @@ export function kernelFile(): string | undefined {
   return newest && `/boot/${newest}`;
 }
 
-/** Where the modules of a kernel are: /root/boot/vmlinuz-X has them in /root/lib/modules/X. */
+/** Where the modules of a kernel are: PREFIX/boot/vmlinuz-X has them in PREFIX/lib/modules/X. */
 export function moduleFolder(kernel: string): string {
   const match = /^(.*)\/boot\/vmlinuz-([^/]+)$/.exec(kernel);
   if (!match) throw new Error(`kernel is not called .../boot/vmlinuz-RELEASE: ${kernel}`);
