@@ -39,7 +39,7 @@ async function play(program: string, { name, seed, seconds }: Round): Promise<Ta
     : await run(program, [name, seed, String(seconds)]);
   if (code === 0) return { ...nothing, passed: 1 };
   console.error(`${text}\nfuzz: ${name} FAILED from seed ${seed}: to replay it: scripts/test fuzz --seed ${seed}`);
-  return step(false);
+  return step(false, `fuzzer ${name} from seed ${seed}`);
 }
 
 /** A third of the time from the fixed seed, the rest from a fresh one; or all from the seed that was asked for. */
@@ -55,13 +55,13 @@ function rounds(names: string[], seconds: number, seed?: string): Round[] {
 export async function fuzz(seconds: number, seed?: string): Promise<Tally> {
   if (!await exists(`${root}/zig/fuzz.zig`)) return nothing;
   const program = await build();
-  if (program === undefined) return step(false);
+  if (program === undefined) return step(false, "zig/fuzz.zig does not compile");
   try {
     const listed = await run(program, ["--list"]);
     const names = listed.text.split("\n").map((name) => name.trim()).filter((name) => name !== "");
     if (listed.code !== 0 || names.length === 0) {
       console.error(`fuzz: fuzz --list names no fuzzers:\n${listed.text}`);
-      return step(false);
+      return step(false, "fuzz --list");
     }
     names.push(session.name);
     const queue = rounds(names, seconds, seed);

@@ -3,23 +3,26 @@
 export interface Tally {
   passed: number;
   failed: number;
+  /** What failed, as far as it has a name. */
+  failures: string[];
   /** Names of tests that did not run. */
   left_out: string[];
 }
 
-export const nothing: Tally = { passed: 0, failed: 0, left_out: [] };
+export const nothing: Tally = { passed: 0, failed: 0, failures: [], left_out: [] };
 
 export function sum(tallies: Tally[]): Tally {
   return {
     passed: tallies.reduce((total, tally) => total + tally.passed, 0),
     failed: tallies.reduce((total, tally) => total + tally.failed, 0),
+    failures: tallies.flatMap((tally) => tally.failures),
     left_out: tallies.flatMap((tally) => tally.left_out),
   };
 }
 
 /** A step that either works or does not counts as nothing or as one failure. */
-export function step(ok: boolean): Tally {
-  return { ...nothing, failed: ok ? 0 : 1 };
+export function step(ok: boolean, name: string): Tally {
+  return ok ? nothing : { ...nothing, failed: 1, failures: [name] };
 }
 
 /**
@@ -33,6 +36,7 @@ export function zigTally(code: number, text: string): Tally {
   return {
     passed: Number(all?.[1] ?? some?.[1] ?? 0),
     failed: failed === 0 && code !== 0 ? 1 : failed,
+    failures: [...text.matchAll(/^\d+\/\d+ (.+)\.\.\.FAIL/gm)].map((match) => match[1] ?? ""),
     left_out: [...text.matchAll(/^\d+\/\d+ (.+)\.\.\.SKIP/gm)].map((match) => match[1] ?? ""),
   };
 }
@@ -50,6 +54,7 @@ export function denoTally(code: number, text: string, report: string): Tally {
   return {
     passed: Number(counts?.[1] ?? 0),
     failed: failed === 0 && code !== 0 ? 1 : failed,
+    failures: [...new Set(text.matchAll(/^.+ => \.\/tests\/\S+:\d+:\d+$/gm).map((match) => match[0]))],
     left_out: ignored.map((match) => unescapeXml(match[1] ?? "")),
   };
 }

@@ -22,7 +22,7 @@ export interface Part {
 /** Runs a script beside this one: it works, or counts as one failure. */
 async function script(name: string, ...args: string[]): Promise<Tally> {
   const { code } = await run(`${root}/scripts/${name}`, args, { echo: true });
-  return step(code === 0);
+  return step(code === 0, `scripts/${name}`);
 }
 
 async function build(): Promise<Tally> {

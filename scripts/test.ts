@@ -55,7 +55,7 @@ async function play(part: Part, options: Options): Promise<Report> {
   console.error(`== ${part.name}: ${part.about}`);
   const tally = await part.run(options).catch((error: Error) => {
     console.error(`${part.name}: ${error.message}`);
-    return step(false);
+    return step(false, part.name);
   });
   return { part, tally, seconds: (performance.now() - started) / 1000 };
 }
@@ -75,12 +75,12 @@ async function playAll({ chosen, options }: Wish): Promise<Report[]> {
   return [...reports, ...await Promise.all(beside)];
 }
 
-function summary(reports: Report[], left_out: string[]): string {
+function summary(reports: Report[], { failures, left_out }: Tally): string {
   const lines = reports.map(({ part, tally, seconds }) => {
     const counts = `${String(tally.passed).padStart(5)} passed ${String(tally.failed).padStart(4)} failed`;
     return `  ${part.name.padEnd(8)}${counts} ${seconds.toFixed(1).padStart(7)} s`;
   });
-  const notes = left_out.map((name) => `  LEFT OUT: ${name}`);
+  const notes = [...failures.map((name) => `  FAILED: ${name}`), ...left_out.map((name) => `  LEFT OUT: ${name}`)];
   const reason = Deno.env.get("CI") && left_out.length > 0 ? ["  with CI set, a test left out is a failure"] : [];
   return ["== summary", ...lines, ...notes, ...reason].join("\n");
 }
@@ -100,9 +100,10 @@ function main(): Promise<number> | number {
 
 async function finish(wish: Wish): Promise<number> {
   const reports = await playAll(wish);
-  const { passed, failed, left_out } = sum(reports.map((report) => report.tally));
+  const total = sum(reports.map((report) => report.tally));
+  const { passed, failed, left_out } = total;
   const refused = Deno.env.get("CI") ? left_out.length : 0;
-  console.error(summary(reports, left_out));
+  console.error(summary(reports, total));
   console.log(`${passed} passed, ${failed + refused} failed`);
   return failed + refused === 0 ? 0 : 1;
 }
