@@ -22,10 +22,12 @@ async function zigSources(): Promise<Source[]> {
 /** The committed bindings must be what today's zig/abi.zig and zig/exports.zig make. */
 async function bindings(): Promise<string> {
   if (!await exists(`${root}/zig/manifest.zig`)) return "";
-  const { code, text } = await run(tool("ZIG"), ["run", "-lc", "zig/manifest.zig"]);
+  const { code, text } = await run(tool("ZIG"), ["run", "-fllvm", "-lc", "zig/manifest.zig"]);
   if (code !== 0) return text;
   const committed = await Deno.readTextFile(`${root}/ffi/abi.gen.ts`).catch(() => "");
-  return committed === text ? "" : "ffi/abi.gen.ts is stale: ./scripts/zig run -lc zig/manifest.zig >ffi/abi.gen.ts\n";
+  return committed === text
+    ? ""
+    : "ffi/abi.gen.ts is stale: ./scripts/zig run -fllvm -lc zig/manifest.zig >ffi/abi.gen.ts\n";
 }
 
 const checks: Record<string, Check> = {

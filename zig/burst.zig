@@ -4,16 +4,18 @@
 //! buffers. The common shape (one direct descriptor in one region) never leaves the short path; all
 //! others are legal too, and go through `chain.zig`.
 
+const builtin = @import("builtin");
 const std = @import("std");
 const abi = @import("abi.zig");
 const chain = @import("chain.zig");
-const copy = @import("copy.zig").copy;
+const copy_file = @import("copy.zig");
 const net_header = @import("net_header.zig");
 const spec = @import("spec.zig");
 const vring_entry = @import("vring_entry.zig");
 
 const NetHeader = spec.NetHeader;
 const Segment = chain.Segment;
+const copy = copy_file.copy;
 const Used = vring_entry.Used;
 const Vring = @import("vring.zig").Vring;
 
@@ -26,6 +28,10 @@ pub const Mask = u64;
 const ethernet_bytes = 16;
 const full_header_bytes = @sizeOf(NetHeader);
 const chain_bytes_max = full_header_bytes + net_header.frame_bytes_max;
+
+/// Of a buffer to be written, so much is asked for beforehand; then the processor has seen where it goes.
+const fetched_bytes_max = 256;
+const line_bytes = 64;
 
 /// Descriptors looked at in chains, in one burst: a guest of long chains waits for its next turn. The
 /// last chain may go beyond.
@@ -40,8 +46,10 @@ pub const Frame = struct {
     /// Without the virtio-net header.
     segments: []const Segment,
     len: u32,
-    /// Checked, and cleared of what means nothing.
-    header: NetHeader align(4),
+    /// All of it lies right behind the whole header that its sender wrote.
+    behind_header: bool,
+    /// Checked, and cleared of what means nothing. A vector of 16 bytes is loaded from here.
+    header: NetHeader align(16),
     /// A private copy: what decides over the frame is never read from the guest twice.
     ethernet: [ethernet_bytes]u8 align(8),
 
@@ -153,6 +161,7 @@ pub const Burst = struct {
         segment.* = .{ .base = base + full_header_bytes, .len = len - full_header_bytes };
         frame.segments = segment[0..1];
         frame.len = len - full_header_bytes;
+        frame.behind_header = true;
         frame.ethernet = fetch(@Vector(ethernet_bytes, u8), base + full_header_bytes);
         const header = fetchHeader(base);
         if (net_header.isPlain(header)) {
@@ -230,17 +239,20 @@ pub const Burst = struct {
         const short = vring.header_bytes == full_header_bytes;
         const plain_bytes_max = if (mtu == 0) std.math.maxInt(u32) else mtu + plain_overhead_bytes;
         var counts: Counts = .{};
+        var targets: Targets = .{};
         var left = mask;
-        while (left != 0) : (left &= left - 1) {
+        while (left != 0) {
             const frame = &burst.frames[@ctz(left)];
             if (!net_header.isPlain(frame.header)) {
                 if (!net_header.accepts(vring.config.features, frame.header, frame.etherType())) {
                     vring.stats.drop_needs_offload += 1;
+                    left &= left - 1;
                     continue;
                 }
             }
             if (frame.len > plain_bytes_max and frame.header.gso_type == NetHeader.gso_none) {
                 vring.stats.drop_too_big += 1;
+                left &= left - 1;
                 continue;
             }
             const entry = (ring.next() catch |reason| {
@@ -252,12 +264,17 @@ pub const Burst = struct {
             if (short and flags == spec.desc_write and entry.len >= need) {
                 if (vring.memory.translate(entry.addr, need, &vring.hint)) |base| {
                     ring.take(1);
-                    @as(*align(1) NetHeader, @ptrCast(base)).* = frame.header;
-                    copyFrame(base + full_header_bytes, frame.segments);
                     ring.complete(entry.id, need, 1);
+                    targets.add(base, frame, need);
                     counts.add(frame);
+                    left &= left - 1;
                     continue;
                 }
+            }
+            if (targets.count > 0) {
+                // What lies in the guest's memory now may lie in its ring: look at the entry again.
+                targets.fill();
+                continue;
             }
             if (burst.steps >= deliver_steps_max) break;
             const gone = burst.scatter(vring, ring, mergeable, frame) catch |reason| {
@@ -265,7 +282,9 @@ pub const Burst = struct {
                 break;
             };
             if (gone) counts.add(frame);
+            left &= left - 1;
         }
+        targets.fill();
         const drop = if (vring.isBroken()) &vring.stats.drop_link_down else &vring.stats.drop_no_buffer;
         drop.* += @popCount(left);
         counts.commit(&vring.stats);
@@ -327,6 +346,64 @@ pub const Burst = struct {
         return true;
     }
 };
+
+/// Buffers that were taken for frames in one piece, and are still empty. All of a run are looked up, and
+/// noted as used, before the first is written: a guest's lines then come from its CPU together. Behind a
+/// write that waits for its line all later writes wait; and they leave in order, however they came.
+const Targets = struct {
+    const Target = struct {
+        base: [*]u8,
+        /// A header and then the frame; null: ask the frame.
+        source: ?[*]const u8,
+        frame: *const Frame,
+        need: u32,
+        header: NetHeader align(16),
+    };
+
+    items: [frames_max]Target = undefined,
+    count: u32 = 0,
+
+    inline fn add(targets: *Targets, base: [*]u8, frame: *const Frame, need: u32) void {
+        @setRuntimeSafety(false);
+        var line: u32 = 0;
+        while (line < @min(need, fetched_bytes_max)) : (line += line_bytes) prefetchForWrite(base + line);
+        const led = frame.behind_header and need >= copy_file.led_bytes_min;
+        targets.items[targets.count] = .{
+            .base = base,
+            .source = if (led) frame.segments[0].base - full_header_bytes else null,
+            .frame = frame,
+            .need = need,
+            .header = frame.header,
+        };
+        targets.count += 1;
+    }
+
+    /// By itself, so that its loop has the registers.
+    noinline fn fill(targets: *Targets) void {
+        @setRuntimeSafety(false);
+        for (targets.items[0..targets.count]) |*target| {
+            if (target.source) |source| {
+                copy_file.copyLed(target.base, source, @ptrCast(&target.header), target.need);
+            } else {
+                @as(*align(1) NetHeader, @ptrCast(target.base)).* = target.header;
+                copyFrame(target.base + full_header_bytes, target.frame.segments);
+            }
+        }
+        targets.count = 0;
+    }
+};
+
+/// Asks for a line to write to. On x86 the builtin asks for one to read where AVX-512 is there.
+inline fn prefetchForWrite(line: *const anyopaque) void {
+    if (builtin.cpu.arch == .x86_64) {
+        asm volatile ("prefetchw (%[line])"
+            :
+            : [line] "r" (line),
+        );
+    } else {
+        @prefetch(line, .{ .rw = .write });
+    }
+}
 
 /// Ethernet header and one VLAN tag: what an MTU does not count.
 const plain_overhead_bytes = spec.ethernet_header_bytes + 4;
@@ -390,6 +467,7 @@ fn dropOf(vring: *Vring, frame: *Frame, walk: *chain.Walk, mark: u32, whole: boo
     if (len < spec.ethernet_header_bytes) return &stats.drop_runt;
     if (len > net_header.frame_bytes_max) return &stats.drop_too_big;
     frame.len = @intCast(len);
+    frame.behind_header = false;
     frame.header = net_header.checked(header, frame.len, vring.config.features) catch return &stats.drop_bad_header;
     frame.segments = walk.pool.behind(mark, vring.header_bytes);
     cursor = .{ .segments = frame.segments };

@@ -85,6 +85,7 @@ fn udpFrame(source_port: u16, target_port: u16, swap: bool, fragment: bool, byte
     return .{
         .segments = &.{},
         .len = 64,
+        .behind_header = false,
         .header = net_header.plain,
         .ethernet = bytes[0..16].*,
     };

@@ -81,9 +81,12 @@ pub const Fabric = struct {
         fabric.now_ms +%= 1;
     }
 
-    /// As if every station had just sent, whoever took its address meanwhile.
+    /// As if every station had just sent, whoever took its address meanwhile. Now and then all that was
+    /// made up is forgotten: in a full bucket, one frame's lesson would push out what the next looks for.
     pub fn teach(fabric: *Fabric) void {
+        const crowded = fabric.now_ms % 256 == 0;
         for (0..fabric.receivers.len) |number| {
+            if (crowded) fabric.fabric.macs.forget(@intCast(number));
             const address = fuzz_packet.macNumber(fuzz_packet.mac(@intCast(number)));
             fabric.fabric.macs.learn(address, @intCast(number), fabric.now_ms);
         }

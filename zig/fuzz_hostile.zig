@@ -57,6 +57,8 @@ const Side = struct {
     told: bool,
 };
 
+const Waiting = struct { packet: Packet, chain: fuzz_model.Chain, piece: fuzz_model.Piece };
+
 const Hostile = struct {
     run: *Run,
     format: Format,
@@ -67,6 +69,9 @@ const Hostile = struct {
     input: Switch.Input,
     to_guest: Side,
     from_guest: Side,
+    /// Frames that have a buffer in one piece, and are not in it yet.
+    waiting: [burst_file.frames_max]Waiting,
+    waiting_count: usize,
     /// Descriptors that the model has looked at in this burst.
     steps: u32,
     /// Something was written where the order of things is not promised: no foresight in this step.
@@ -107,6 +112,7 @@ const Hostile = struct {
         for (&self.peers) |*peer| self.fabric.fabric.ports[peer.port.number] = peer.port;
         self.fabric.fabric.ports[station] = self.port;
         self.blurs = 0;
+        self.waiting_count = 0;
     }
 
     /// The guest's memory moves under the device's rings.
@@ -267,7 +273,7 @@ const Hostile = struct {
 
     fn countSteps(self: *Hostile, chain: fuzz_model.Chain) void {
         self.steps += chain.steps;
-        if (self.steps > foreseen_steps_max) self.blurred = true;
+        if (self.steps > foreseen_steps_max or chain.blurred) self.blurred = true;
     }
 
     /// The frame in a chain, or its drop counted.
@@ -355,14 +361,13 @@ const Hostile = struct {
         const self: *Hostile = @ptrCast(@alignCast(context));
         if (self.wild) return;
         const side = &self.to_guest;
-        const model = &side.model;
         const stats = &side.stats;
-        if (model.broken != .no) {
+        if (side.model.broken != .no) {
             stats.drop_link_down += packets.len;
             return;
         }
         for (packets, 0..) |packet, i| {
-            if (!packet.suits(model.config.features)) {
+            if (!packet.suits(side.model.config.features)) {
                 stats.drop_needs_offload += 1;
                 continue;
             }
@@ -371,7 +376,7 @@ const Hostile = struct {
                 stats.drop_too_big += 1;
                 continue;
             }
-            const more = self.scatter(packet) catch {
+            const more = self.put(packet) catch {
                 stats.drop_link_down += packets.len - i;
                 break;
             };
@@ -379,7 +384,46 @@ const Hostile = struct {
             stats.drop_no_buffer += packets.len - i;
             break;
         }
-        _ = model.flush();
+        self.fillWaiting();
+        _ = side.model.flush();
+    }
+
+    /// False: the ring is empty.
+    fn put(self: *Hostile, packet: Packet) fuzz_model.Broken!bool {
+        const side = &self.to_guest;
+        const short = side.layout.header_bytes == 12;
+        const need = side.layout.header_bytes + packet.bytes.len;
+        while (true) {
+            switch (try side.model.kind(need)) {
+                .none => return false,
+                .whole => if (short) {
+                    side.model.pieces.clearRetainingCapacity();
+                    const chain = (try side.model.take(.writable, need)).?;
+                    self.countSteps(chain);
+                    self.waiting[self.waiting_count] = .{
+                        .packet = packet,
+                        .chain = chain,
+                        .piece = side.model.pieces.items[0],
+                    };
+                    self.waiting_count += 1;
+                    return true;
+                },
+                .other => {},
+            }
+            if (self.waiting_count == 0) return self.scatter(packet);
+            self.fillWaiting();
+        }
+    }
+
+    /// Frames in one piece go in one after the other, before the first that is none and at the end of a run.
+    fn fillWaiting(self: *Hostile) void {
+        const pieces = &self.to_guest.model.pieces;
+        for (self.waiting[0..self.waiting_count]) |each| {
+            pieces.clearRetainingCapacity();
+            pieces.append(allocator, each.piece) catch unreachable;
+            self.foreseeFrame(each.packet, &.{each.chain});
+        }
+        self.waiting_count = 0;
     }
 
     /// False: the ring is empty.

@@ -27,6 +27,8 @@ pub const Chain = struct {
     total: u64,
     /// Descriptors looked at.
     steps: u32,
+    /// Its table lies where the device may, or may not yet, have written what it gave back.
+    blurred: bool,
 };
 
 const Completion = struct { id: u16, len: u32, count: u32 };
@@ -113,6 +115,29 @@ pub const Ring = struct {
         ring.avail.index = ring.avail.index + 1 & 0xffff;
         walk.direct(head);
         return walk.chain(head, 1);
+    }
+
+    /// What the next chain is, from its first descriptor alone.
+    pub const Kind = enum {
+        /// One descriptor, for the device to write to, in one place, with room for what was asked.
+        whole,
+        other,
+        none,
+    };
+
+    /// Looks at the next chain without taking it.
+    pub fn kind(ring: *Ring, need: u64) Broken!Kind {
+        const desc = try ring.peek() orelse return .none;
+        if (desc.flags & 7 != 2 or desc.len < need) return .other;
+        const piece = ring.guest.find(desc.addr, need) orelse return .other;
+        return if (piece.len == need) .whole else .other;
+    }
+
+    fn peek(ring: *Ring) Broken!?Desc {
+        if (!ring.is_packed) return ring.splitDesc(try ring.nextHead() orelse return null);
+        const desc = ring.packedDesc(ring.avail.index);
+        if (!isAvailable(desc.flags, ring.avail.wrap)) return null;
+        return if (desc.flags & 1 == 0 and desc.id >= ring.config.size) ring.broke(.bad_packed_id) else desc;
     }
 
     pub fn rewind(ring: *Ring, to: Position) void {
@@ -248,10 +273,18 @@ const Walk = struct {
     bad: bool = false,
     total: u64 = 0,
     steps: u32 = 0,
+    blurred: bool = false,
 
     fn chain(walk: *const Walk, id: u16, count: u32) Chain {
         const steps = @max(walk.steps, count);
-        return .{ .id = id, .count = count, .bad = walk.bad, .total = walk.total, .steps = steps };
+        return .{
+            .id = id,
+            .count = count,
+            .bad = walk.bad,
+            .total = walk.total,
+            .steps = steps,
+            .blurred = walk.blurred,
+        };
     }
 
     fn buffer(walk: *Walk, addr: u64, len: u32, flags: u16) void {
@@ -292,6 +325,7 @@ const Walk = struct {
         if (!spec.has(walk.ring.config.features, spec.Feature.indirect_desc)) return walk.spoil();
         if (of.flags & 1 != 0 or of.len == 0 or of.len % 16 != 0) return walk.spoil();
         if (of.addr > std.math.maxInt(u64) - @as(u64, of.len)) return walk.spoil();
+        walk.blurred = walk.ring.completions.items.len > 0 and walk.ring.meetsUsed(of.addr, of.len);
         const entries = of.len / 16;
         var index: u32 = 0;
         while (!walk.bad) {
