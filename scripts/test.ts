@@ -39,7 +39,10 @@ function parse(args: string[]): Wish {
     else if (argument.startsWith("-") || options.filter !== undefined) throw new Error(`unknown argument: ${argument}`);
     else options.filter = argument;
   }
-  if (chosen.length > 0) return { chosen, options };
+  // Most parts load the library: an old one must not pass for the new.
+  if (chosen.length > 0) {
+    return { chosen: parts.filter((part) => part.name === "build" || chosen.includes(part)), options };
+  }
   const filtered = ["build", "zig", "ts", "real"];
   return { chosen: parts.filter(({ name }) => options.filter === undefined || filtered.includes(name)), options };
 }
