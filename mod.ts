@@ -36,11 +36,11 @@
 export * from "./ffi/engine.ts";
 export * from "./ffi/fd.ts";
 export * from "./ffi/guest.ts";
-export * from "./ffi/guest.ts";
 export { VringError } from "./ffi/library.ts";
 export * from "./ffi/machine.ts";
-export { type Direction, type Port, type VringState, type VringStats } from "./ffi/port.ts";
+export { type Direction, type Lane, type LaneMode, type Port, type VringState, type VringStats } from "./ffi/port.ts";
 export * from "./ffi/pump.ts";
+export * from "./pmd/devargs.ts";
 export * from "./vhost/backend.ts";
 export * from "./vhost/channel.ts";
 export type { Dataplane, Region, VringConfig, VringFd } from "./vhost/dataplane.ts";

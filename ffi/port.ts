@@ -6,7 +6,7 @@
 
 import type { Dataplane, Region, VringConfig, VringFd } from "../vhost/dataplane.ts";
 import type { Fd } from "../vhost/fd.ts";
-import { VringBroken, VringFd as VringFdNumber } from "./abi.gen.ts";
+import { ForwardMode, VringBroken, VringFd as VringFdNumber } from "./abi.gen.ts";
 import { check, library, VringError } from "./library.ts";
 import { emptyStruct, readStruct, type Struct, writeStruct, writeStructs } from "./struct.ts";
 
@@ -24,6 +24,20 @@ export interface VringState {
   readonly enabled: boolean;
   /** Why the ring gave up; undefined when it is whole. */
   readonly broken: Exclude<keyof typeof VringBroken, "no"> | undefined;
+}
+
+/** What is done to the frames of a lane, named as testpmd's forwarding modes. */
+export type LaneMode = Exclude<keyof typeof ForwardMode, "learn">;
+
+/** A fixed way for the frames from a guest: each of its queues leads to the same queue of the target. */
+export interface Lane {
+  readonly mode: LaneMode;
+  /** Where frames go; to the guest itself, if it is its own port. */
+  readonly target: Port;
+  /** `mac` sends from here, and `icmpecho` answers with it: 48 bits. */
+  readonly ownMac: number;
+  /** Where `mac` sends to: 48 bits. */
+  readonly peerMac: number;
 }
 
 /** Opened by `Engine.openPort`. Rings are numbered as on the wire: 2i toGuest, 2i + 1 fromGuest. */
@@ -44,6 +58,17 @@ export class Port implements Dataplane, Disposable {
 
   setMtu(mtu: number | undefined): void {
     check(`set MTU of port ${this.number}`, library().port_set_mtu(...this.#place(), mtu ?? 0));
+  }
+
+  /** Takes the frames from the guest out of the switch, from now on. They are dropped where the target is closed. */
+  setLane({ mode, target, ownMac, peerMac }: Lane): void {
+    const row = writeStruct("Lane", {
+      mode: ForwardMode[mode],
+      target: target.number,
+      own_mac: BigInt(ownMac),
+      peer_mac: BigInt(peerMac),
+    });
+    check(`set lane of port ${this.number}`, library().port_set_lane(...this.#place(), row));
   }
 
   setMemory(regions: readonly Region[], fds: readonly Fd[]): void {

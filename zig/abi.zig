@@ -84,6 +84,25 @@ pub const PortConfig = extern struct {
     }
 };
 
+/// What is done with the frames from a guest. All but `learn`, the switch, as testpmd's modes do it.
+pub const ForwardMode = enum(u32) { learn = 0, io = 1, mac = 2, macswap = 3, swap5 = 4, rxonly = 5, icmpecho = 6 };
+
+/// Where the frames from a guest go without being switched: from each of its queues to that queue of
+/// one other port, or of the same.
+pub const Lane = extern struct {
+    mode: ForwardMode,
+    /// The number of a port.
+    target: u32,
+    /// Written into the frames by `mac`, and answered with by `icmpecho`.
+    own_mac: u64,
+    /// Where `mac` sends them.
+    peer_mac: u64,
+
+    comptime {
+        assertShape(Lane, 24);
+    }
+};
+
 /// One row of the vhost-user memory table, by guest-physical address.
 pub const Region = extern struct {
     gpa: u64,

@@ -26,6 +26,8 @@ pub const Mask = u64;
 /// Bytes of a frame that are fetched to be looked at: destination, source, type, and two more, so
 /// that it is one load.
 const ethernet_bytes = 16;
+/// Room for a private copy of all headers: Ethernet, two tags, IPv6, and TCP with all options.
+pub const front_bytes_max = 128;
 const full_header_bytes = @sizeOf(NetHeader);
 const chain_bytes_max = full_header_bytes + net_header.frame_bytes_max;
 
@@ -40,6 +42,11 @@ const collect_steps_max = 8192;
 /// The same for one run of frames into a guest; what is then left finds no buffer. A frame over
 /// buffers of one byte each still fits.
 const deliver_steps_max = 2 * chain_bytes_max;
+
+/// A bit for each of so many frames.
+pub fn firstFrames(count: u32) Mask {
+    return if (count == frames_max) ~@as(Mask, 0) else (@as(Mask, 1) << @intCast(count)) - 1;
+}
 
 /// A packet where it lies, in its sender's memory. It may be read until its head is returned.
 pub const Frame = struct {
@@ -78,6 +85,10 @@ const Gathered = struct { id: u16, count: u16, capacity: u32 };
 /// What one worker has in hand, and the space to take chains apart in.
 pub const Burst = struct {
     frames: [frames_max]Frame,
+    /// Of those frames that are to go out changed.
+    fronts: [frames_max][front_bytes_max]u8,
+    /// Front and rest of those that were one segment.
+    halves: [frames_max][2]Segment,
     count: u32,
     /// What must go back to the sender, in order; frames and chains that were none.
     heads: [frames_max]Head,
@@ -88,8 +99,9 @@ pub const Burst = struct {
     /// Descriptors looked at, towards the limits above.
     steps: u32,
 
-    /// Room for one more chain, whatever was collected before, each of its bytes a segment.
-    const pool_segments = 2 * chain_bytes_max + frames_max;
+    /// Room for one more chain, whatever was collected before, each of its bytes a segment; and before
+    /// each chain's segments for the one that `front` puts there.
+    const pool_segments = 2 * chain_bytes_max + 2 * frames_max;
 
     pub fn create() error{OutOfMemory}!*Burst {
         const allocator = std.heap.page_allocator;
@@ -144,7 +156,7 @@ pub const Burst = struct {
                 }
             }
             burst.addChain(vring, ring, entry) catch |reason| return vring.breakBy(reason);
-            if (burst.steps >= collect_steps_max or burst.source.left() < chain_bytes_max + frames_max) return;
+            if (burst.steps >= collect_steps_max or burst.source.left() < chain_bytes_max + 2 * frames_max) return;
         }
     }
 
@@ -179,18 +191,42 @@ pub const Burst = struct {
     fn addChain(burst: *Burst, vring: *Vring, ring: anytype, entry: vring_entry.Entry) vring_entry.Broken!void {
         const pool = &burst.source;
         const mark = pool.used;
+        pool.used += 1;
         var walk = walkOf(vring, pool, .readable, vring.header_bytes + net_header.frame_bytes_max);
         const result = try ring.read(entry, &walk);
         burst.countSteps(walk, result);
         ring.take(result.count);
         burst.returnLater(result.id, result.count);
         const frame = &burst.frames[burst.count];
-        const drop = dropOf(vring, frame, &walk, mark, result.whole) orelse {
+        const drop = dropOf(vring, frame, &walk, mark + 1, result.whole) orelse {
             burst.count += 1;
             return;
         };
         pool.used = mark;
         drop.* += 1;
+    }
+
+    /// The first bytes of a frame, at most `front_bytes_max`, as a private copy: what is changed there
+    /// goes out in the place of what the sender has. Once for a frame.
+    pub fn front(burst: *Burst, index: usize) []u8 {
+        const frame = &burst.frames[index];
+        const bytes = &burst.fronts[index];
+        var cursor: chain.Cursor = .{ .segments = frame.segments };
+        const len = cursor.read(bytes);
+        // What was decided by before still holds.
+        const seen = @min(len, ethernet_bytes);
+        @memcpy(bytes[0..seen], frame.ethernet[0..seen]);
+        if (frame.segments.len == 1) {
+            const whole = frame.segments[0];
+            const halves = &burst.halves[index];
+            halves[0] = .{ .base = bytes, .len = @intCast(len) };
+            halves[1] = .{ .base = whole.base + len, .len = whole.len - @as(u32, @intCast(len)) };
+            frame.segments = halves[0..if (halves[1].len == 0) 1 else 2];
+        } else {
+            frame.segments = burst.source.replaceFront(frame.segments, bytes[0..len]);
+        }
+        frame.behind_header = false;
+        return bytes[0..len];
     }
 
     fn countSteps(burst: *Burst, walk: chain.Walk, result: vring_entry.Chain) void {

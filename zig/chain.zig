@@ -31,21 +31,34 @@ pub const Pool = struct {
 
     /// The segments from `first` on, less their first `bytes`, of which there are as many.
     pub fn behind(pool: *Pool, first: u32, bytes: u32) []const Segment {
-        var left_bytes = bytes;
-        var at = first;
-        while (left_bytes > 0) {
-            const segment = &pool.items[at];
-            if (segment.len > left_bytes) {
-                segment.base += left_bytes;
-                segment.len -= left_bytes;
-                break;
-            }
-            left_bytes -= segment.len;
-            at += 1;
-        }
-        return pool.items[at..pool.used];
+        return pool.items[pool.used - cut(pool.items[first..pool.used], bytes) .. pool.used];
+    }
+
+    /// The same segments with `bytes` in the place of their first ones. In the pool they have a free place before
+    /// them.
+    pub fn replaceFront(pool: *Pool, segments: []const Segment, bytes: []u8) []const Segment {
+        const first: u32 = @intCast(segments.ptr - pool.items.ptr);
+        const end: u32 = @intCast(first + segments.len);
+        const rest = cut(pool.items[first..end], @intCast(bytes.len));
+        const at = end - rest - 1;
+        pool.items[at] = .{ .base = bytes.ptr, .len = @intCast(bytes.len) };
+        return pool.items[at..end];
     }
 };
+
+/// Takes the first `bytes` off, of which there are as many; the number of segments left, at the end.
+fn cut(segments: []Segment, bytes: u32) u32 {
+    var left_bytes = bytes;
+    for (segments, 0..) |*segment, i| {
+        if (segment.len > left_bytes) {
+            segment.base += left_bytes;
+            segment.len -= left_bytes;
+            return @intCast(segments.len - i);
+        }
+        left_bytes -= segment.len;
+    }
+    return 0;
+}
 
 /// One chain being read into a pool.
 pub const Walk = struct {

@@ -126,6 +126,14 @@ pub const Engine = struct {
         engine.release();
     }
 
+    pub fn setLane(engine: *Engine, port: *Port, lane: abi.Lane) Error!void {
+        if (lane.target >= engine.ports_max) return error.InvalidArgument;
+        if (lane.own_mac >> 48 != 0 or lane.peer_mac >> 48 != 0) return error.InvalidArgument;
+        try engine.hold();
+        port.lane = lane;
+        engine.release();
+    }
+
     /// Replaces the whole memory table, also under running rings: they go on in it.
     pub fn setMemory(engine: *Engine, port: *Port, regions: []const abi.Region, fds: []const i32) Error!void {
         const table = try Table.create();

@@ -100,6 +100,13 @@ pub export fn port_set_mtu(handle: u32, number: u32, mtu: u32) i32 {
     return 0;
 }
 
+/// What becomes of the frames from this guest, from now on.
+pub export fn port_set_lane(handle: u32, number: u32, lane: *const abi.Lane) i32 {
+    const place = portOf(handle, number) orelse return status(.no_such_handle);
+    place.engine.setLane(place.port, lane.*) catch |reason| return failure(reason);
+    return 0;
+}
+
 /// Maps `fds[i]`, borrowed, for `regions[i]`.
 pub export fn port_set_memory(
     handle: u32,

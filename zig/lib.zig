@@ -12,6 +12,7 @@ export fn abi_hash() u64 {
 }
 
 test {
+    _ = @import("action.zig");
     _ = @import("chain.zig");
     _ = @import("connection.zig");
     _ = @import("copy.zig");

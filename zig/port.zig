@@ -13,6 +13,7 @@ pub const Port = struct {
     mtu: u32,
     /// As opened: what `mtu` is while the front end asks for no other.
     mtu_opened: u32,
+    lane: abi.Lane,
     memory: Memory,
     vrings: []align(64) Vring,
     /// The toGuest rings that are up, by queue. Rebuilt while workers are paused.
@@ -27,6 +28,7 @@ pub const Port = struct {
         port.number = number;
         port.mtu = config.mtu;
         port.mtu_opened = config.mtu;
+        port.lane = std.mem.zeroes(abi.Lane);
         port.memory.init();
         port.receiver_count = 0;
         port.vrings = try allocator.alignedAlloc(Vring, .@"64", 2 * config.queue_pairs);

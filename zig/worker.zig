@@ -9,6 +9,7 @@ const burst_file = @import("burst.zig");
 const fault = @import("fault.zig");
 const Input = switch_file.Input;
 const Notices = switch_file.Notices;
+const lane = @import("lane.zig");
 const switch_file = @import("switch.zig");
 const sys = @import("sys.zig");
 const Switch = switch_file.Switch;
@@ -252,7 +253,9 @@ pub const Worker = struct {
         burst.collect(vring);
         if (vring.enabled) {
             burst_file.countSent(burst, &vring.stats);
-            worker.fabric.forward(input, burst, worker.now_ms, &worker.notices);
+            if (input.port.lane.mode == .learn) {
+                worker.fabric.forward(input, burst, worker.now_ms, &worker.notices);
+            } else lane.forward(worker.fabric, input, burst, &worker.notices);
         } else {
             vring.stats.drop_disabled += burst.count;
         }
