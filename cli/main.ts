@@ -24,6 +24,11 @@ interface CommandEntry {
 /** One line for each command. */
 const commands: readonly CommandEntry[] = [
   { name: "serve", about: "serve virtio-net ports and switch between them", load: () => import("./serve.ts") },
+  {
+    name: "pmd-forward",
+    about: "forward between virtio-net ports, as DPDK's testpmd does",
+    load: () => import("./pmd_forward.ts"),
+  },
   { name: "bench", about: "measure the way from guest to guest, and check it", load: () => import("./bench.ts") },
   { name: "guest", about: "simulated guests", hidden: true, load: () => import("./guest.ts") },
 ];
@@ -31,6 +36,7 @@ const commands: readonly CommandEntry[] = [
 const examples = `
 Examples:
   vhostctl serve --queues 4            two ports, four queue pairs each, a switch between them
+  vhostctl bench vm2vm                 packets from guest to guest, as fast as they go
   vhostctl serve --help                what a command can do
 
 Exit codes: 0 done, 1 the operation failed, 2 wrong usage, 3 the host lacks something.`;

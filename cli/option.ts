@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { Option } from "@commander-js/extra-typings";
 import { UsageError } from "./error.ts";
 import { advice } from "./suggestion.ts";
 
@@ -43,6 +44,17 @@ export function socketMode(text: string): number {
   throw new UsageError(
     `cannot use --socket-mode: ${text}: give octal mode bits with 6 or 7 for the owner, such as 0660`,
   );
+}
+
+/** The sockets' permissions, for every command that makes some. */
+export function socketModeOption() {
+  return new Option("--socket-mode <mode>", "permissions of the sockets").default(0o600, "0600").argParser(socketMode);
+}
+
+/** When workers rest, for every command that has some. */
+export function idleOption() {
+  return new Option("--idle <mode>", "without traffic: adaptive polls on for a moment, then sleeps; busy; sleep")
+    .default("adaptive" as const, "adaptive").argParser(choice("--idle", ["adaptive", "busy", "sleep"]));
 }
 
 /** Parses a list of CPUs as Linux writes it: `0,2-4`. The order is kept. */

@@ -130,7 +130,8 @@ function checkSocket(socket: string): void {
   throw new UsageError(`socket path too long: ${socket}: it has ${length} bytes, give one of ${pathBytesMax} or fewer`);
 }
 
-function checkTwice(what: string, values: readonly string[]): void {
+/** Throws a `UsageError` where two ports would share what each needs for itself. */
+export function checkTwice(what: string, values: readonly string[]): void {
   const twice = values.find((value, index) => values.indexOf(value) !== index);
   if (twice !== undefined) throw new UsageError(`two ports with the same ${what}: ${twice}: give each its own`);
 }

@@ -31,6 +31,11 @@ export function dropReasons(stats: VringStats): string[] {
   return Object.keys(stats).filter((key) => key.startsWith("drop_")).map((key) => key.slice("drop_".length));
 }
 
+/** All dropped packets of one direction. */
+export function dropped(stats: VringStats): number {
+  return dropReasons(stats).reduce((sum, reason) => sum + Number(stats[`drop_${reason}` as keyof VringStats]), 0);
+}
+
 /** Dropped packets of both directions by reason, those that are not 0, most first. */
 export function drops(sample: PortSample, before?: PortSample): [reason: string, packets: number][] {
   const found = new Map<string, number>();

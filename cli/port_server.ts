@@ -105,6 +105,10 @@ export class PortServer implements Disposable {
     return server;
   }
 
+  get port(): Port {
+    return this.#parts.port;
+  }
+
   get plan(): PortPlan {
     return this.#parts.plan;
   }

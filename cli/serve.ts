@@ -4,24 +4,15 @@
  * @module
  */
 import { libvirtInterface, libvirtMemory } from "./libvirt.ts";
-import { Output } from "./output.ts";
 import type { PortPlan } from "./port_option.ts";
 import { assumedQemu, findQemu, type Qemu, qemuArguments, qemuMemory, shellLines } from "./qemu_arguments.ts";
-import { planServe, serveCommand, type ServeOptions, type Surroundings } from "./serve_options.ts";
-import { ServeReport } from "./serve_report.ts";
-import { SwitchServer } from "./switch_server.ts";
+import { planServe, serveCommand, type ServeOptions } from "./serve_options.ts";
+import type { ServeReport } from "./serve_report.ts";
+import { runService, surroundings } from "./service.ts";
 
 /** The command, for `main.ts`. */
 export function command() {
   return serveCommand().action(serve);
-}
-
-function surroundings(): Surroundings {
-  return {
-    runtimeDirectory: Deno.env.get("XDG_RUNTIME_DIR"),
-    workingDirectory: Deno.cwd(),
-    cores: navigator.hardwareConcurrency,
-  };
 }
 
 async function serve(options: ServeOptions): Promise<void> {
@@ -31,38 +22,14 @@ async function serve(options: ServeOptions): Promise<void> {
     return;
   }
   const plan = planServe(options, surroundings());
-  const stopped = stopRequest();
   const qemu = options.libvirt ? assumedQemu : findQemu();
-  const output = Output.standard();
-  const report = new ServeReport(output, options.json ?? false);
-  try {
-    await using server = await SwitchServer.open(plan, (event) => report.happened(event));
-    const running = server.run();
-    const started_ms = performance.now();
-    announce(report, plan.ports, await qemu, options.libvirt ?? false);
-    const timer = printRates(report, server, options.stats);
-    await Promise.race([stopped, running, ended(output.broken)]);
-    clearInterval(timer);
-    report.summary(server.snapshot(), started_ms);
-  } finally {
-    await output.close();
-  }
-}
-
-/** Resolves at the first signal to stop; a second one ends the program at once, as if nobody listened. */
-function stopRequest(): Promise<void> {
-  return new Promise((resolve) => {
-    const signals = ["SIGINT", "SIGTERM"] as const;
-    const listener = () => {
-      for (const signal of signals) Deno.removeSignalListener(signal, listener);
-      resolve();
-    };
-    for (const signal of signals) Deno.addSignalListener(signal, listener);
+  await runService({
+    plan,
+    json: options.json,
+    period_s: options.stats,
+    announce: async (report) => announce(report, plan.ports, await qemu, options.libvirt ?? false),
+    summary: (report, last, started_ms) => report.summary(last, started_ms),
   });
-}
-
-function ended(signal: AbortSignal): Promise<void> {
-  return new Promise((resolve) => signal.addEventListener("abort", () => resolve(), { once: true }));
 }
 
 /** Says how guests attach, and that they can. */
@@ -82,12 +49,4 @@ function announce(report: ServeReport, ports: readonly PortPlan[], qemu: Qemu, l
     );
   }
   report.note({ event: "ready", ports: ports.length }, "ready");
-}
-
-/** Rates come every second on a terminal, elsewhere only if asked for. */
-function printRates(report: ServeReport, server: SwitchServer, wanted: number | undefined) {
-  const period_s = wanted ?? (report.live ? 1 : 0);
-  if (period_s === 0) return undefined;
-  report.rates(server.snapshot());
-  return setInterval(() => report.rates(server.snapshot()), period_s * 1000);
 }

@@ -4,8 +4,9 @@
  * @module
  */
 import { Command, Option } from "@commander-js/extra-typings";
+import type { Lane } from "../mod.ts";
 import { UsageError } from "./error.ts";
-import { choice, cpuList, seconds, socketMode, wholeNumber } from "./option.ts";
+import { cpuList, idleOption, seconds, socketModeOption, wholeNumber } from "./option.ts";
 import { collectPort, planPorts, type PortOption, type PortPlan } from "./port_option.ts";
 
 const examples = `
@@ -43,17 +44,12 @@ function defineOptions() {
       new Option("--workers <n>", "native threads (default: cores - 1)").argParser(wholeNumber("--workers", 1, 64)),
     )
     .addOption(new Option("--cpus <list>", "pin the workers, one to each CPU: 1,3 or 2-5").argParser(cpuList))
-    .addOption(
-      new Option("--idle <mode>", "without traffic: adaptive polls on for a moment, then sleeps; busy; sleep")
-        .default("adaptive" as const, "adaptive").argParser(choice("--idle", ["adaptive", "busy", "sleep"])),
-    )
+    .addOption(idleOption())
     .addOption(
       new Option("--stats <seconds>", "print rates every so often (default: on a terminal 1, else 0, which is never)")
         .argParser(seconds("--stats", 0.1)),
     )
-    .addOption(
-      new Option("--socket-mode <mode>", "permissions of the sockets").default(0o600, "0600").argParser(socketMode),
-    )
+    .addOption(socketModeOption())
     .option("--libvirt", "print libvirt XML instead of QEMU arguments")
     .option("--json", "print one JSON object a line")
     .addOption(
@@ -89,7 +85,12 @@ export interface ServePlan {
   /** A CPU for each worker, or undefined for any. */
   readonly workers: readonly (number | undefined)[];
   readonly idle: "adaptive" | "busy" | "sleep";
+  /** Where each port's frames go, if not through the switch. */
+  readonly lanes?: readonly LanePlan[];
 }
+
+/** A lane whose target is a port's place in the plan. */
+export type LanePlan = Omit<Lane, "target"> & { readonly target: number };
 
 /** What the plan takes from around the program. */
 export interface Surroundings {

@@ -7,7 +7,7 @@ import { drainEventfd, Engine, Pump, VringError } from "../mod.ts";
 import { CommandError, HostError, UsageError } from "./error.ts";
 import type { PortEvent } from "./port_event.ts";
 import { PortServer } from "./port_server.ts";
-import type { ServePlan } from "./serve_options.ts";
+import type { LanePlan, ServePlan } from "./serve_options.ts";
 import type { Snapshot } from "./serve_report.ts";
 import { makeSocketDirectory } from "./socket_directory.ts";
 
@@ -67,6 +67,7 @@ export class SwitchServer implements AsyncDisposable {
       const server = new SwitchServer(engine, stack.use(Pump.open()), workers);
       stack.defer(() => server.#closePorts());
       for (const port of plan.ports) server.#openPort(port, plan.socketMode, happened);
+      plan.lanes?.forEach((lane, index) => server.#setLane(index, lane));
       stack.move();
       return server;
     } catch (error) {
@@ -99,6 +100,10 @@ export class SwitchServer implements AsyncDisposable {
     const { queuePairs, mtu } = plan.offer;
     const port = this.#engine.openPort({ queuePairs, mtu });
     this.#servers.push(PortServer.open({ plan, port, pump: this.#pump, socketMode, happened }));
+  }
+
+  #setLane(index: number, lane: LanePlan): void {
+    this.#servers[index]!.port.setLane({ ...lane, target: this.#servers[lane.target]!.port });
   }
 
   #closePorts(): void {

@@ -87,6 +87,7 @@ const launcherTest = "tests/launcher_test.ts";
 const wholeProgramTests = [
   launcherTest,
   "tests/cli_program_test.ts",
+  "tests/pmd_forward_test.ts",
   "tests/serve_test.ts",
   "tests/bench_test.ts",
   "tests/real/serve_linux_test.ts",

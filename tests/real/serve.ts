@@ -39,8 +39,17 @@ export class Serve implements AsyncDisposable {
   }
 
   /** Starts it, and waits until it says that it is ready. */
-  static async start(...args: string[]): Promise<Serve> {
-    const serve = new Serve(new Program(vhostctl, ["serve", "--json", "--stats", "0.5", ...args]));
+  static start(...args: string[]): Promise<Serve> {
+    return Serve.#start(["serve", "--json", "--stats", "0.5", ...args]);
+  }
+
+  /** The same for `pmd-forward`, which tells of its ports in the same way. */
+  static forward(...args: string[]): Promise<Serve> {
+    return Serve.#start(["pmd-forward", "--json", "--stats-period", "0.5", ...args]);
+  }
+
+  static async #start(args: string[]): Promise<Serve> {
+    const serve = new Serve(new Program(vhostctl, args));
     try {
       await serve.until("ready", {}, { timeout_ms: start_timeout_ms });
     } catch (reason) {

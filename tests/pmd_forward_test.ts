@@ -1,0 +1,160 @@
+/** `vhostctl pmd-forward` as a program: what each mode makes of frames, and what is refused. */
+
+import assert from "node:assert/strict";
+import { resolve } from "node:path";
+import { joined } from "./hostile_bytes.ts";
+import { Guest } from "./hostile_guest.ts";
+import { patiently } from "./hostile_patience.ts";
+import { Program } from "./real/process.ts";
+import { Serve } from "./real/serve.ts";
+
+const vhostctl = Deno.env.get("VHOSTCTL") ?? resolve(import.meta.dirname!, "../scripts/vhostctl");
+
+const here = bytes("52 54 00 00 00 01");
+const there = bytes("52 54 00 00 00 02");
+const payload = new Uint8Array(200).fill(0x77);
+
+function bytes(hex: string): Uint8Array<ArrayBuffer> {
+  return Uint8Array.from(hex.split(" "), (byte) => parseInt(byte, 16));
+}
+
+/** From `here` to `there`, over IPv4. */
+function ipv4(protocol: string, rest: Uint8Array, from = "0a 00 00 01", to = "0a 00 00 02"): Uint8Array<ArrayBuffer> {
+  const head = `08 00 45 00 00 c8 00 01 00 00 40 ${protocol} 12 34 ${from} ${to}`;
+  return joined(there, here, bytes(head), rest);
+}
+
+interface ModeCase {
+  readonly mode: string;
+  readonly sent: Uint8Array<ArrayBuffer>;
+  /** What the other port's guest gets; undefined: nothing. */
+  readonly arrives?: Uint8Array<ArrayBuffer>;
+  /** What comes back to the sender. */
+  readonly returns?: Uint8Array<ArrayBuffer>;
+}
+
+const udp = joined(bytes("00 01 00 02"), payload);
+const echo = joined(bytes("08 00 f0 ff 00 01 00 01"), new Uint8Array(30));
+const reply = joined(bytes("00 00 f8 ff 00 01 00 01"), new Uint8Array(30));
+const turned = joined(
+  here,
+  there,
+  ipv4("11", joined(bytes("00 02 00 01"), payload), "0a 00 00 02", "0a 00 00 01").subarray(12),
+);
+
+const cases: readonly ModeCase[] = [
+  { mode: "io", sent: ipv4("11", udp), arrives: ipv4("11", udp) },
+  {
+    mode: "mac",
+    sent: ipv4("11", udp),
+    arrives: joined(bytes("02 00 00 00 00 01 56 48 4f 53 54 01"), ipv4("11", udp).subarray(12)),
+  },
+  { mode: "macswap", sent: ipv4("11", udp), arrives: joined(here, there, ipv4("11", udp).subarray(12)) },
+  { mode: "5tswap", sent: ipv4("11", udp), arrives: turned },
+  { mode: "rxonly", sent: ipv4("11", udp) },
+  {
+    mode: "icmpecho",
+    sent: ipv4("01", echo),
+    returns: joined(here, there, ipv4("01", reply, "0a 00 00 02", "0a 00 00 01").subarray(12)),
+  },
+  { mode: "icmpecho", sent: ipv4("11", udp) },
+];
+
+/** Two guests on two ports, their rings running. */
+async function withGuests(mode: string, format: "split" | "packed", act: (guests: Guest[], forward: Serve) => unknown) {
+  const folder = await Deno.makeTempDir({ prefix: "vhostctl-forward-" });
+  try {
+    const sockets = [0, 1].map((port) => `${folder}/s${port}`);
+    const vdevs = sockets.flatMap((socket, port) => ["--vdev", `eth_vhost${port},iface=${socket}`]);
+    await using forward = await Serve.forward("--forward-mode", mode, ...vdevs);
+    using first = new Guest({ path: sockets[0]!, mac: 0x5254_0000_0001, format });
+    using second = new Guest({ path: sockets[1]!, mac: 0x5254_0000_0002, format });
+    for (const guest of [first, second]) {
+      guest.start();
+      guest.offerBuffers();
+    }
+    await forward.up(1);
+    await act([first, second], forward);
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+}
+
+function frames(guest: Guest): Uint8Array<ArrayBuffer>[] {
+  return guest.arrivals().map(({ frame }) => frame);
+}
+
+for (const format of ["split", "packed"] as const) {
+  for (const { mode, sent, arrives, returns } of cases) {
+    const what = arrives ? "goes on" : returns ? "is answered" : "goes nowhere";
+    Deno.test(`pmd-forward, ${format}, ${mode}: a frame of protocol ${sent[23]} ${what}`, async () => {
+      await withGuests(mode, format, async ([first, second], forward) => {
+        first!.send(sent);
+        patiently("the frame back", () => first!.allSent || undefined);
+        const ports = await forward.ports();
+        assert.deepEqual(frames(second!), arrives ? [arrives] : []);
+        assert.deepEqual(frames(first!), returns ? [returns] : []);
+        const counts = ["eth_vhost0", "eth_vhost1"].map((port) => [
+          ports.get(port)!.from_guest["packets"],
+          ports.get(port)!.to_guest["packets"],
+        ]);
+        assert.deepEqual(counts, [[1, returns ? 1 : 0], [0, arrives ? 1 : 0]]);
+      });
+    });
+  }
+}
+
+Deno.test("pmd-forward: one port forwards to itself, and the statistics are testpmd's", async () => {
+  const folder = await Deno.makeTempDir({ prefix: "vhostctl-forward-" });
+  try {
+    const program = new Program(vhostctl, ["pmd-forward", "--vdev", `net_vhost0,iface=${folder}/s0`]);
+    await program.until(/^ready$/m, 60_000);
+    using guest = new Guest({ path: `${folder}/s0`, mac: 0x5254_0000_0001 });
+    guest.start();
+    guest.offerBuffers();
+    await program.until(/net_vhost0: started/, 60_000);
+    const sent = guest.frame(0x5254_0000_0001);
+    guest.send(sent);
+    const arrived = patiently("the frame at its sender", () => {
+      const all = frames(guest);
+      return all.length > 0 ? all : undefined;
+    });
+    assert.deepEqual(arrived, [sent]);
+    const { code } = await program.stop("SIGINT");
+    assert.equal(code, 0);
+    assert.match(
+      program.since(),
+      new RegExp([
+        "  -+ Forward statistics for port 0  -+",
+        "  RX-packets: 1 +RX-dropped: 0 +RX-total: 1",
+        "  TX-packets: 1 +TX-dropped: 0 +TX-total: 1",
+        "  -{76}",
+        "  \\++ Accumulated forward statistics for all ports\\++",
+        "  RX-packets: 1 +RX-dropped: 0 +RX-total: 1",
+        "  TX-packets: 1 +TX-dropped: 0 +TX-total: 1",
+        "  \\+{76}",
+      ].join("\n")),
+    );
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+});
+
+const wrong: readonly [args: string, message: RegExp][] = [
+  ["", /^vhostctl pmd-forward: .*--vdev/],
+  ["--vdev eth_vhost0", /iface/],
+  ["--vdev eth_vhost0,iface=/tmp/a --vdev eth_vhost0,iface=/tmp/b", /two ports with the same name: eth_vhost0/],
+  ["--vdev eth_vhost0,iface=/tmp/a --vdev eth_vhost1,iface=/tmp/a", /two ports with the same iface: \/tmp\/a/],
+  ["--vdev eth_vhost0,iface=/tmp/a --forward-mode ip", /cannot use --forward-mode: ip/],
+  ["--vdev eth_vhost0,iface=/tmp/a --nb-cores 2 --cpus 0", /--nb-cores and --cpus differ/],
+  ["--vdev virtio_user0,path=/tmp/a", /driver not here yet: virtio_user0/],
+];
+
+for (const [args, message] of wrong) {
+  Deno.test(`pmd-forward ${args} is wrong usage`, async () => {
+    const program = new Program(vhostctl, ["pmd-forward", ...args.split(" ").filter((word) => word !== "")]);
+    assert.equal((await program.finished).code, 2);
+    assert.match(program.since(), message);
+    assert.equal(program.since().trim().split("\n").length, 1);
+  });
+}
