@@ -24,6 +24,17 @@ export function forwardTotals({ port, counters: { toGuest, fromGuest } }: PortSa
   };
 }
 
+/** What came to them since an earlier moment. */
+export function totalsSince(now: ForwardTotals, before: ForwardTotals): ForwardTotals {
+  return {
+    port: now.port,
+    rx_packets: now.rx_packets - before.rx_packets,
+    rx_dropped: now.rx_dropped - before.rx_dropped,
+    tx_packets: now.tx_packets - before.tx_packets,
+    tx_dropped: now.tx_dropped - before.tx_dropped,
+  };
+}
+
 const dashes = "-".repeat(22);
 const pluses = "+".repeat(15);
 

@@ -105,6 +105,11 @@ export class Output {
     return this.#broken.signal;
   }
 
+  /** Resolves when all that was printed so far has been delivered. */
+  get delivered(): Promise<void> {
+    return this.#writing ?? Promise.resolve();
+  }
+
   /** Colours a text where that is wanted. Measure widths before. */
   style(style: Style, text: string): string {
     const [on, off] = codes[style];

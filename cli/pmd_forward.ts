@@ -3,32 +3,83 @@
  *
  * @module
  */
+import { Console, type Forwarder } from "./console.ts";
+import { UsageError } from "./error.ts";
 import { forwardStatistics, forwardTotals } from "./forward_statistics.ts";
-import { planPmdForward, pmdForwardCommand, type PmdForwardOptions } from "./pmd_forward_options.ts";
+import {
+  isInteractive,
+  needlessOptions,
+  planPmdForward,
+  pmdForwardCommand,
+  type PmdForwardOptions,
+  withOptionsOfTestpmd,
+} from "./pmd_forward_options.ts";
+import { Prompt } from "./prompt.ts";
 import type { ServePlan } from "./serve_options.ts";
 import type { ServeReport } from "./serve_report.ts";
 import { runService, surroundings } from "./service.ts";
+import type { SwitchServer } from "./switch_server.ts";
 
 /** The command, for `main.ts`. */
 export function command() {
-  return pmdForwardCommand().action(pmdForward);
+  return pmdForwardCommand().action((more, options) => pmdForward(withOptionsOfTestpmd(options, more)));
 }
 
 async function pmdForward(options: PmdForwardOptions): Promise<void> {
   const plan = planPmdForward(options, surroundings());
+  const commands = options.cmdlineFile === undefined ? [] : await readCommands(options.cmdlineFile);
+  let console: Console | undefined;
+  const converse = async (report: ServeReport, server: SwitchServer) => {
+    console = new Console(forwarderOf(plan, server), options.forwardMode);
+    await talk(console, report, options.autoStart ? ["start", ...commands] : commands);
+  };
   await runService({
     plan,
     json: options.json,
-    period_s: options.statsPeriod,
-    announce: (report) => announce(report, options.forwardMode, plan),
+    period_s: options.statsPeriod ?? (isInteractive(options) ? 0 : undefined),
+    announce: (report) => announce(report, options, plan),
+    ...isInteractive(options) ? { converse } : {},
     summary: (report, { ports }) => {
+      if (console !== undefined) {
+        return report.note({ event: "answer" }, ...console.over ? [] : console.execute("quit"));
+      }
       const totals = ports.map(forwardTotals);
       report.note({ event: "forwarded", ports: totals }, ...forwardStatistics(totals));
     },
   });
 }
 
-function announce(report: ServeReport, forwardMode: string, { ports, lanes = [] }: ServePlan): void {
+async function readCommands(path: string): Promise<string[]> {
+  try {
+    return (await Deno.readTextFile(path)).split("\n");
+  } catch (error) {
+    throw new UsageError(`cannot read --cmdline-file: ${path}: ${(error as Error).message}`);
+  }
+}
+
+function forwarderOf({ ports, workers }: ServePlan, server: SwitchServer): Forwarder {
+  const setLanes: Forwarder["setLanes"] = (lanes) => server.setLanes(lanes);
+  return { ports, cores: workers.length, snapshot: () => server.snapshot(), setLanes };
+}
+
+/** Until the console has enough, or the input ends. */
+async function talk(console: Console, report: ServeReport, commands: readonly string[]): Promise<void> {
+  const print = (lines: readonly string[]) => {
+    report.note({ event: "answer" }, ...lines);
+    return report.delivered;
+  };
+  for (const line of commands) if (!console.over) await print(console.execute(line));
+  if (console.over) return;
+  using prompt = new Prompt(console, print);
+  await prompt.closed;
+}
+
+function announce(report: ServeReport, options: PmdForwardOptions, { ports, lanes = [] }: ServePlan): void {
+  const { forwardMode } = options;
+  const needless = needlessOptions(options);
+  if (needless.length > 0) {
+    report.note({ event: "needless", options: needless }, `not needed here: ${needless.join(", ")}: there is no EAL`);
+  }
   report.note({ event: "mode", mode: forwardMode }, `Set ${forwardMode} packet forwarding mode`);
   ports.forEach(({ name, socket, mode, mac, offer: { queuePairs } }, number) => {
     const { target } = lanes[number]!;

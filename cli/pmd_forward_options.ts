@@ -5,22 +5,12 @@
  */
 import { isAbsolute, join, normalize } from "node:path";
 import { Command, Option } from "@commander-js/extra-typings";
-import { DevargsError, type LaneMode, makeOffer, parseVdev, type VhostVdev } from "../mod.ts";
+import { DevargsError, makeOffer, parseVdev, type VhostVdev } from "../mod.ts";
 import { UsageError } from "./error.ts";
+import { forwardModes, ownMac, planLanes } from "./forward_mode.ts";
 import { choice, cpuList, idleOption, seconds, socketModeOption, wholeNumber } from "./option.ts";
 import { checkTwice, type PortPlan } from "./port_option.ts";
-import type { LanePlan, ServePlan, Surroundings } from "./serve_options.ts";
-
-/** testpmd's names, as ours for the data path. */
-const modes = {
-  io: "io",
-  mac: "mac",
-  macswap: "macswap",
-  "5tswap": "swap5",
-  rxonly: "rxonly",
-  icmpecho: "icmpecho",
-} as const satisfies Record<string, LaneMode>;
-const modeNames = Object.keys(modes) as (keyof typeof modes)[];
+import type { ServePlan, Surroundings } from "./serve_options.ts";
 
 const examples = `
 Forwarding modes:
@@ -39,25 +29,35 @@ Examples:
   vhostctl pmd-forward --vdev net_vhost0,iface=/tmp/s0,queues=2 --forward-mode macswap
   vhostctl pmd-forward --vdev eth_vhost0,iface=/tmp/s0,client=1 --forward-mode icmpecho --stats-period 1`;
 
+/** Options of DPDK's EAL, which is not here. They are taken and do nothing. */
+const ealOptions = [
+  ...["-c <mask>", "-l <list>", "--lcores <list>", "-n <channels>", "-m <MiB>", "--socket-mem <MiB>"],
+  ...["--file-prefix <prefix>", "--huge-dir <dir>", "--log-level <level>", "--in-memory", "--no-huge", "--no-pci"],
+  ...["--no-telemetry", "--single-file-segments"],
+].map((flags) => new Option(flags).hideHelp());
+
 function collect(text: string, before: readonly string[] | undefined): string[] {
   return [...(before ?? []), text];
 }
 
-/** The command, still without its action. */
-export function pmdForwardCommand() {
+function defineOptions() {
   return new Command("pmd-forward")
     .description("Forward packets between vhost-user ports, as DPDK's testpmd does.")
     .addOption(
-      new Option("--vdev <devargs>", "a port, as DPDK spells it; may be repeated").argParser(collect)
-        .makeOptionMandatory(),
+      new Option("--vdev <devargs>", "a port, as DPDK spells it; may be repeated").argParser(collect),
     )
     .addOption(
-      new Option("--forward-mode <mode>", `${modeNames.join(", ")}`).default("io" as const, "io")
-        .argParser(choice("--forward-mode", modeNames)),
+      new Option("--forward-mode <mode>", forwardModes.join(", ")).default("io" as const, "io")
+        .argParser(choice("--forward-mode", forwardModes)),
     )
     .addOption(
       new Option("--nb-cores <n>", "native threads (default: cores - 1)").argParser(wholeNumber("--nb-cores", 1, 64)),
     )
+    .addOption(
+      new Option("--rxq <n>", "use so many queues of each port, no more than queues= says; --txq must be the same")
+        .argParser(wholeNumber("--rxq", 1, 128)),
+    )
+    .addOption(new Option("--txq <n>").argParser(wholeNumber("--txq", 1, 128)).hideHelp())
     .addOption(new Option("--cpus <list>", "pin them, one to each CPU: 1,3 or 2-5").argParser(cpuList))
     .addOption(idleOption())
     .addOption(
@@ -65,12 +65,56 @@ export function pmdForwardCommand() {
         .argParser(seconds("--stats-period", 0.1)),
     )
     .addOption(socketModeOption())
-    .option("--json", "print one JSON object a line")
+    .option("-i, --interactive", "take commands, as testpmd's prompt does: see help there")
+    .option("--auto-start", "with -i: forward from the beginning")
+    .option("--cmdline-file <file>", "commands to begin with; implies -i")
+    .addOption(new Option("--json", "print one JSON object a line").conflicts("interactive"))
     .addHelpText("after", examples);
 }
 
+/** The command, still without its action. Behind `--` testpmd has options of its own: here they may stand anywhere. */
+export function pmdForwardCommand() {
+  const command = defineOptions().argument("[options...]", "more of them, behind --, as testpmd has it");
+  for (const option of ealOptions) command.addOption(option);
+  return command;
+}
+
 /** What commander makes of the options. */
-export type PmdForwardOptions = ReturnType<ReturnType<typeof pmdForwardCommand>["opts"]>;
+export type PmdForwardOptions = ReturnType<ReturnType<typeof defineOptions>["opts"]>;
+
+/** Options, and those that stood behind `--`. */
+export function withOptionsOfTestpmd(options: PmdForwardOptions, more: readonly string[]): PmdForwardOptions {
+  const command = defineOptions().exitOverride().configureOutput({ outputError: () => {} });
+  const { operands, unknown } = command.parseOptions([...more]);
+  const stray = [...operands, ...unknown];
+  if (stray.length > 0) throw new UsageError(`unknown option: ${stray.join(" ")}: see vhostctl pmd-forward --help`);
+  const given = Object.entries(command.opts()).filter(([name]) =>
+    command.getOptionValueSource(name as never) === "cli"
+  );
+  return { ...options, ...Object.fromEntries(given) };
+}
+
+/** Those of DPDK's EAL that were given. */
+export function needlessOptions(options: PmdForwardOptions): string[] {
+  const values = options as Record<string, unknown>;
+  // Commander has `--no-huge` as `huge`, which is true until it is given.
+  const isGiven = (option: Option) =>
+    option.negate ? values[option.attributeName()] === false : option.attributeName() in values;
+  return ealOptions.filter(isGiven).map(({ long, short }) => long ?? short ?? "");
+}
+
+/** Whether commands are taken. */
+export function isInteractive({ interactive, cmdlineFile }: PmdForwardOptions): boolean {
+  return interactive === true || cmdlineFile !== undefined;
+}
+
+/** So many queue pairs of a port are offered to its guest. */
+function queuePairs({ name, queues }: VhostVdev, { rxq, txq = rxq }: PmdForwardOptions): number {
+  if ((rxq ?? txq) !== txq) throw new UsageError(`--rxq and --txq differ: ${rxq}, ${txq}: give the same`);
+  const wanted = txq ?? queues;
+  if (wanted <= queues) return wanted;
+  throw new UsageError(`too many queues: --rxq=${wanted}: ${name} has ${queues}, give it queues=${wanted}`);
+}
 
 function vhostVdev(text: string): VhostVdev {
   try {
@@ -83,13 +127,8 @@ function vhostVdev(text: string): VhostVdev {
   }
 }
 
-/** "VHOST" and the number, as net_vhost's ports have it. */
-function ownMac(port: number): number {
-  return 0x5648_4f53_5400 + port;
-}
-
-function planPort(vdev: VhostVdev, number: number, workingDirectory: string): PortPlan {
-  const { name, iface, queues, client, features } = vdev;
+function planPort(vdev: VhostVdev, number: number, workingDirectory: string, queues: number): PortPlan {
+  const { name, iface, client, features } = vdev;
   const mac = ownMac(number).toString(16).match(/../g)!.join(":");
   return {
     name,
@@ -100,15 +139,11 @@ function planPort(vdev: VhostVdev, number: number, workingDirectory: string): Po
   };
 }
 
-function planLane(mode: LaneMode, port: number, ports: number): LanePlan {
-  const partner = Math.min(port ^ 1, ports - 1);
-  const target = mode === "icmpecho" ? port : partner;
-  return { mode, target, ownMac: ownMac(target), peerMac: 0x0200_0000_0000 + target };
-}
-
 /** Checks everything that can be checked without touching anything; throws a `UsageError`. */
 export function planPmdForward(options: PmdForwardOptions, { workingDirectory, cores }: Surroundings): ServePlan {
-  const ports = options.vdev.map((text, number) => planPort(vhostVdev(text), number, workingDirectory));
+  if (options.vdev === undefined) throw new UsageError("no port: give --vdev eth_vhost0,iface=PATH");
+  const vdevs = options.vdev.map(vhostVdev);
+  const ports = vdevs.map((vdev, number) => planPort(vdev, number, workingDirectory, queuePairs(vdev, options)));
   checkTwice("name", ports.map(({ name }) => name));
   checkTwice("iface", ports.map(({ socket }) => socket));
   const rings = ports.reduce((sum, port) => sum + port.offer.queuePairs, 0);
@@ -120,7 +155,7 @@ export function planPmdForward(options: PmdForwardOptions, { workingDirectory, c
   }
   return {
     ports,
-    lanes: ports.map((_, number) => planLane(modes[options.forwardMode], number, ports.length)),
+    lanes: planLanes(options.forwardMode, ports.length, isInteractive(options) && !options.autoStart),
     directory: undefined,
     socketMode: options.socketMode,
     workers: options.cpus ?? Array.from({ length: count }, () => undefined),

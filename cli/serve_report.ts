@@ -106,6 +106,11 @@ export class ServeReport {
     return this.#live;
   }
 
+  /** Resolves when all that was told so far has been delivered. */
+  get delivered(): Promise<void> {
+    return this.#output.delivered;
+  }
+
   /** Lines for people, `object` for programs. */
   note(object: { readonly event: string; readonly [key: string]: unknown }, ...lines: readonly string[]): void {
     if (this.#json) this.#output.json({ time: new Date().toISOString(), ...object });

@@ -16,6 +16,8 @@ export interface Service {
   readonly period_s: number | undefined;
   /** Called when the sockets are there. */
   announce(report: ServeReport): void | Promise<void>;
+  /** Talks to the user meanwhile; the service ends when it resolves. */
+  converse?(report: ServeReport, server: SwitchServer): Promise<void>;
   /** Called at the end; `started_ms` as in the snapshot. */
   summary(report: ServeReport, last: Snapshot, started_ms: number): void;
 }
@@ -40,7 +42,9 @@ export async function runService(service: Service): Promise<void> {
     const started_ms = performance.now();
     await service.announce(report);
     const timer = printRates(report, server, service.period_s);
-    await Promise.race([stopped, running, ended(output.broken)]);
+    const ends = [stopped, running, ended(output.broken)];
+    if (service.converse) ends.push(service.converse(report, server));
+    await Promise.race(ends);
     clearInterval(timer);
     service.summary(report, server.snapshot(), started_ms);
   } finally {

@@ -67,7 +67,7 @@ export class SwitchServer implements AsyncDisposable {
       const server = new SwitchServer(engine, stack.use(Pump.open()), workers);
       stack.defer(() => server.#closePorts());
       for (const port of plan.ports) server.#openPort(port, plan.socketMode, happened);
-      plan.lanes?.forEach((lane, index) => server.#setLane(index, lane));
+      if (plan.lanes !== undefined) server.setLanes(plan.lanes);
       stack.move();
       return server;
     } catch (error) {
@@ -89,6 +89,13 @@ export class SwitchServer implements AsyncDisposable {
     };
   }
 
+  /** Changes where each port's frames go. */
+  setLanes(lanes: readonly LanePlan[]): void {
+    lanes.forEach((lane, index) => {
+      this.#servers[index]!.port.setLane({ ...lane, target: this.#servers[lane.target]!.port });
+    });
+  }
+
   /** Turns front ends out, removes the sockets, and ends the workers. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.#closePorts();
@@ -100,10 +107,6 @@ export class SwitchServer implements AsyncDisposable {
     const { queuePairs, mtu } = plan.offer;
     const port = this.#engine.openPort({ queuePairs, mtu });
     this.#servers.push(PortServer.open({ plan, port, pump: this.#pump, socketMode, happened }));
-  }
-
-  #setLane(index: number, lane: LanePlan): void {
-    this.#servers[index]!.port.setLane({ ...lane, target: this.#servers[lane.target]!.port });
   }
 
   #closePorts(): void {

@@ -26,7 +26,7 @@ export interface VringState {
   readonly broken: Exclude<keyof typeof VringBroken, "no"> | undefined;
 }
 
-/** What is done to the frames of a lane, named as testpmd's forwarding modes. */
+/** What is done to the frames of a lane, named as testpmd's modes; `none` leaves them in the guest's rings. */
 export type LaneMode = Exclude<keyof typeof ForwardMode, "learn">;
 
 /** A fixed way for the frames from a guest: each of its queues leads to the same queue of the target. */

@@ -140,8 +140,83 @@ Deno.test("pmd-forward: one port forwards to itself, and the statistics are test
   }
 });
 
+Deno.test("pmd-forward -i: frames wait for start, and the link goes down and up with the guest", async () => {
+  const folder = await Deno.makeTempDir({ prefix: "vhostctl-forward-" });
+  try {
+    const vdev = `eth_vhost0,iface=${folder}/s0,queues=2`;
+    const deck = [
+      "-c",
+      "0x1f",
+      "-n",
+      "4",
+      "--socket-mem",
+      "4096,0",
+      "--vdev",
+      vdev,
+      "--",
+      "-i",
+      "--rxq=2",
+      "--txq=2",
+    ];
+    await using program = new Program(vhostctl, ["pmd-forward", ...deck, "--nb-cores=2"]);
+    await program.until(/^ready$/m, 60_000);
+    assert.match(program.since(), /^not needed here: -c, -n, --socket-mem: there is no EAL$/m);
+    const ask = async (command: string, answer: RegExp) => {
+      const from = program.position;
+      await program.write(`${command}\n`);
+      await program.until(answer, 60_000, from);
+    };
+    using guest = new Guest({ path: `${folder}/s0`, mac: 0x5254_0000_0001 });
+    await ask("show port info all", /Link status: down/);
+    guest.start();
+    guest.offerBuffers();
+    await program.until(/eth_vhost0: started/, 60_000);
+    await ask("show port info all", /Link status: up/);
+    guest.send(guest.frame(0x5254_0000_0002));
+    await ask("show port stats 0", /RX-packets: 0 .*\n.*TX-packets: 0 /);
+    assert.equal(guest.allSent, false);
+    await ask("set fwd macswap", /Set macswap packet forwarding mode/);
+    await ask("start", /RX P=0\/Q=1 -> TX P=0\/Q=1/);
+    patiently("the frame that waited", () => frames(guest).length === 1 || undefined);
+    await ask("show port stats 0", /RX-packets: 1 .*\n.*TX-packets: 1 /);
+    await ask("stop", /TX-packets: 1 [^]*Done\./);
+    guest.disconnect();
+    await program.until(/eth_vhost0: front end gone/, 60_000);
+    await ask("show port summary all", /eth_vhost0 .* down/);
+    guest.start();
+    await program.until(/gone[^]*eth_vhost0: started/, 60_000);
+    await ask("show port summary all", /eth_vhost0 .* up/);
+    await ask("start", /RX P=0\/Q=1/);
+    assert.equal((await program.stop("SIGINT")).code, 0);
+    assert.match(program.since(), /Accumulated forward statistics[^]*Done\.\nBye\.\.\.\n$/);
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+});
+
+Deno.test("pmd-forward --cmdline-file: its commands come first, and the end of the input ends it", async () => {
+  const folder = await Deno.makeTempDir({ prefix: "vhostctl-forward-" });
+  try {
+    const commands = `${folder}/commands`;
+    await Deno.writeTextFile(commands, "# like testpmd's\nset fwd rxonly\nstart\n");
+    await using program = new Program(vhostctl, [
+      ...["pmd-forward", "--vdev", `eth_vhost0,iface=${folder}/s0`, "--cmdline-file", commands],
+    ]);
+    await program.until(/^rxonly packet forwarding/m, 60_000);
+    await program.write("quit\n");
+    assert.equal((await program.finished).code, 0);
+    assert.match(program.since(), /Accumulated forward statistics[^]*Done\.\nBye\.\.\.\n$/);
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+});
+
 const wrong: readonly [args: string, message: RegExp][] = [
-  ["", /^vhostctl pmd-forward: .*--vdev/],
+  ["", /^vhostctl pmd-forward: no port: give --vdev/],
+  ["--vdev eth_vhost0,iface=/tmp/a --cmdline-file /no/such", /cannot read --cmdline-file: \/no\/such/],
+  ["--vdev eth_vhost0,iface=/tmp/a -- --rxq=2", /too many queues: --rxq=2: eth_vhost0 has 1, give it queues=2/],
+  ["--vdev eth_vhost0,iface=/tmp/a -- --rxq=1 --txq=2", /--rxq and --txq differ: 1, 2/],
+  ["--vdev eth_vhost0,iface=/tmp/a -- --foo", /unknown option: --foo/],
   ["--vdev eth_vhost0", /iface/],
   ["--vdev eth_vhost0,iface=/tmp/a --vdev eth_vhost0,iface=/tmp/b", /two ports with the same name: eth_vhost0/],
   ["--vdev eth_vhost0,iface=/tmp/a --vdev eth_vhost1,iface=/tmp/a", /two ports with the same iface: \/tmp\/a/],

@@ -84,8 +84,19 @@ pub const PortConfig = extern struct {
     }
 };
 
-/// What is done with the frames from a guest. All but `learn`, the switch, as testpmd's modes do it.
-pub const ForwardMode = enum(u32) { learn = 0, io = 1, mac = 2, macswap = 3, swap5 = 4, rxonly = 5, icmpecho = 6 };
+/// What is done with the frames from a guest. All but the first two as testpmd's modes do it.
+pub const ForwardMode = enum(u32) {
+    /// They go through the switch.
+    learn = 0,
+    /// They stay in the guest's rings.
+    none = 1,
+    io = 2,
+    mac = 3,
+    macswap = 4,
+    swap5 = 5,
+    rxonly = 6,
+    icmpecho = 7,
+};
 
 /// Where the frames from a guest go without being switched: from each of its queues to that queue of
 /// one other port, or of the same.

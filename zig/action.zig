@@ -16,7 +16,7 @@ pub fn apply(lane: *const abi.Lane, burst: *Burst) Mask {
     const all = burst_file.firstFrames(burst.count);
     return switch (lane.mode) {
         .learn, .io => all,
-        .rxonly => 0,
+        .none, .rxonly => 0,
         .mac => change(burst, all, lane, setMacs),
         .macswap => change(burst, all, lane, swapMacs),
         .swap5 => change(burst, all, lane, swapAll),

@@ -226,7 +226,7 @@ pub const Worker = struct {
     fn round(worker: *Worker) bool {
         var found = false;
         for (worker.inputs[0..worker.input_count]) |*input| {
-            if (!input.vring.pending() or input.vring.broken.load(.monotonic) != 0) continue;
+            if (!isDue(input)) continue;
             const begin = sys.cycles();
             worker.serve(input, begin);
             const end = sys.cycles();
@@ -241,6 +241,12 @@ pub const Worker = struct {
             worker.fabric.breakFaulty();
         }
         return found;
+    }
+
+    /// There is something in the ring that may be taken.
+    fn isDue(input: *const Input) bool {
+        if (input.port.lane.mode == .none) return false;
+        return input.vring.pending() and input.vring.broken.load(.monotonic) == 0;
     }
 
     fn serve(worker: *Worker, input: *Input, now: u64) void {
@@ -278,7 +284,7 @@ pub const Worker = struct {
         for (inputs) |*input| input.vring.arm();
         switch_file.fence();
         const pending = for (inputs) |*input| {
-            if (input.vring.pending() and input.vring.broken.load(.monotonic) == 0) break true;
+            if (isDue(input)) break true;
         } else false;
         if (!pending and worker.state.cmpxchgStrong(State.running, State.asleep, .acq_rel, .acquire) == null) {
             worker.stats.sleeps += 1;

@@ -1,0 +1,200 @@
+/**
+ * testpmd's verbs for `pmd-forward`: a line in, the lines of the answer out.
+ *
+ * @module
+ */
+import { forwardStatistics, type ForwardTotals, forwardTotals, totalsSince } from "./forward_statistics.ts";
+import { absentModes, type ForwardMode, forwardModes, planLanes } from "./forward_mode.ts";
+import { portInfo, portStats, portSummary, portXstats } from "./nic_text.ts";
+import type { PortPlan } from "./port_option.ts";
+import type { PortSample } from "./port_sample.ts";
+import type { LanePlan } from "./serve_options.ts";
+import type { Snapshot } from "./serve_report.ts";
+
+/** What the console drives. */
+export interface Forwarder {
+  readonly ports: readonly PortPlan[];
+  readonly cores: number;
+  snapshot(): Snapshot;
+  /** By port. */
+  setLanes(lanes: readonly LanePlan[]): void;
+}
+
+interface Verb {
+  /** `<port>` stands for `all` or a number, `<mode>` for a mode. */
+  readonly words: readonly string[];
+  readonly about: string;
+  readonly run: (port: string) => readonly string[];
+}
+
+/** One session. Forwarding does not run until `start`. */
+export class Console {
+  readonly #forwarder: Forwarder;
+  #mode: ForwardMode;
+  #running = false;
+  /** Counters at the last start, and at the last clearing of each port. */
+  #started: readonly ForwardTotals[];
+  readonly #cleared: (PortSample | undefined)[] = [];
+  /** For the rates since the last look. */
+  readonly #shown: { readonly time_ms: number; readonly sample: PortSample }[] = [];
+  #over = false;
+
+  constructor(forwarder: Forwarder, mode: ForwardMode) {
+    this.#forwarder = forwarder;
+    this.#mode = mode;
+    this.#started = this.#totals();
+  }
+
+  /** Whether `quit` was said. */
+  get over(): boolean {
+    return this.#over;
+  }
+
+  readonly #verbs: readonly Verb[] = [
+    { words: ["start"], about: "begin to forward", run: () => this.#start() },
+    { words: ["stop"], about: "stop forwarding, and print what passed since the start", run: () => this.#stop() },
+    { words: ["set", "fwd", "<mode>"], about: "what the next start does", run: (mode) => this.#setMode(mode) },
+    { words: ["show", "port", "info", "<port>"], about: "what a port is", run: (port) => this.#info(port) },
+    { words: ["show", "port", "stats", "<port>"], about: "its counters", run: (port) => this.#stats(port) },
+    { words: ["show", "port", "xstats", "<port>"], about: "all its counters", run: (port) => this.#xstats(port) },
+    { words: ["show", "port", "summary", "all"], about: "a line for each port", run: () => this.#summary() },
+    { words: ["show", "config", "fwd"], about: "where packets go", run: () => this.#config() },
+    { words: ["show", "fwd", "stats", "all"], about: "what stop would print", run: () => this.#forwarded() },
+    { words: ["clear", "port", "stats", "<port>"], about: "count from 0 again", run: (port) => this.#clear(port) },
+    { words: ["clear", "fwd", "stats", "all"], about: "the same for stop", run: () => this.#clearForwarded() },
+    { words: ["help"], about: "these lines", run: () => this.#help() },
+    { words: ["quit"], about: "stop, and end", run: () => this.#quit() },
+  ];
+
+  /** Never throws; an empty line is nothing. */
+  execute(line: string): readonly string[] {
+    const words = line.trim().split(/\s+/).filter((word) => word !== "");
+    if (words.length === 0 || words[0]!.startsWith("#")) return [];
+    const verb = this.#verbs.find((candidate) => fits(candidate.words, words));
+    if (verb !== undefined) return verb.run(words.at(-1)!);
+    const known = this.#verbs.some((candidate) => candidate.words[0] === words[0]);
+    return [known ? "Bad arguments: see help" : `Command not found: ${words[0]}: see help`];
+  }
+
+  /** The words that can come next, for `node:readline`. */
+  complete(line: string): [string[], string] {
+    const words = line.trimStart().split(/\s+/);
+    const begun = words.pop()!;
+    const next = this.#verbs.filter(({ words: wanted }) => fits(wanted.slice(0, words.length), words))
+      .flatMap(({ words: wanted }) => this.#choices(wanted[words.length]));
+    return [[...new Set(next)].filter((word) => word.startsWith(begun)).map((word) => `${word} `), begun];
+  }
+
+  #choices(word: string | undefined): string[] {
+    if (word === "<port>") return ["all", ...this.#forwarder.ports.map((_, number) => String(number))];
+    if (word === "<mode>") return [...forwardModes];
+    return word === undefined ? [] : [word];
+  }
+
+  #start(): readonly string[] {
+    if (this.#running) return ["Packet forwarding already started"];
+    this.#running = true;
+    this.#started = this.#totals();
+    this.#forwarder.setLanes(planLanes(this.#mode, this.#forwarder.ports.length));
+    return this.#config();
+  }
+
+  #stop(): readonly string[] {
+    if (!this.#running) return ["Packet forwarding not started"];
+    this.#running = false;
+    this.#forwarder.setLanes(planLanes(this.#mode, this.#forwarder.ports.length, true));
+    return ["Telling cores to stop...", "Waiting for lcores to finish...", ...this.#forwarded(), "Done."];
+  }
+
+  #setMode(word: string): readonly string[] {
+    const mode = forwardModes.find((candidate) => candidate === word);
+    if (mode === undefined) {
+      const what = absentModes.includes(word) ? "Mode not here yet" : "Bad arguments";
+      return [`${what}: ${word}: choose from ${forwardModes.join(", ")}`];
+    }
+    this.#mode = mode;
+    return [`Set ${mode} packet forwarding mode`];
+  }
+
+  #quit(): readonly string[] {
+    this.#over = true;
+    return [...this.#running ? this.#stop() : [], "Bye..."];
+  }
+
+  #help(): readonly string[] {
+    const lines = this.#verbs.map(({ words, about }) => `  ${words.join(" ").padEnd(28)}${about}`);
+    return [...lines, `  <port>: all, or a number; <mode>: ${forwardModes.join(", ")}`];
+  }
+
+  #totals(): ForwardTotals[] {
+    return this.#forwarder.snapshot().ports.map(forwardTotals);
+  }
+
+  #forwarded(): readonly string[] {
+    return forwardStatistics(this.#totals().map((now, number) => totalsSince(now, this.#started[number]!)));
+  }
+
+  #clearForwarded(): readonly string[] {
+    this.#started = this.#totals();
+    return [];
+  }
+
+  #config(): readonly string[] {
+    const { ports, cores } = this.#forwarder;
+    const streams = planLanes(this.#mode, ports.length).flatMap(({ target }, port) =>
+      Array.from({ length: ports[port]!.offer.queuePairs }, (_, queue) => {
+        const peer = `02:00:00:00:00:${target.toString(16).padStart(2, "0")}`;
+        return `  RX P=${port}/Q=${queue} -> TX P=${target}/Q=${queue} peer=${peer}`;
+      })
+    );
+    const what = `ports=${ports.length} - cores=${cores} - streams=${streams.length}`;
+    return [`${this.#mode} packet forwarding - ${what}`, ...streams];
+  }
+
+  /** Answers for one port or for all of them, or says that there is none such. */
+  #each(port: string, answer: (number: number) => readonly string[]): readonly string[] {
+    const numbers = this.#forwarder.ports.map((_, number) => number);
+    if (port === "all") return numbers.flatMap(answer);
+    if (numbers.includes(Number(port))) return answer(Number(port));
+    return [`Invalid port ${port}`, `The valid ports array is [ ${numbers.join(" ")} ]`];
+  }
+
+  #info(port: string): readonly string[] {
+    const { ports } = this.#forwarder.snapshot();
+    return this.#each(port, (number) => portInfo(number, this.#forwarder.ports[number]!, ports[number]!));
+  }
+
+  #summary(): readonly string[] {
+    const { ports } = this.#forwarder.snapshot();
+    return portSummary(this.#forwarder.ports, ports);
+  }
+
+  #stats(port: string): readonly string[] {
+    const { ports, time_ms } = this.#forwarder.snapshot();
+    return this.#each(port, (number) => {
+      const sample = ports[number]!;
+      const before = this.#shown[number];
+      this.#shown[number] = { time_ms, sample };
+      const seconds = before === undefined ? 0 : (time_ms - before.time_ms) / 1000;
+      return portStats(number, { now: sample, since: this.#cleared[number] }, before?.sample, seconds);
+    });
+  }
+
+  #xstats(port: string): readonly string[] {
+    const { ports } = this.#forwarder.snapshot();
+    return this.#each(port, (number) => portXstats(number, { now: ports[number]!, since: this.#cleared[number] }));
+  }
+
+  #clear(port: string): readonly string[] {
+    const { ports } = this.#forwarder.snapshot();
+    return this.#each(port, (number) => {
+      this.#cleared[number] = ports[number]!;
+      return [`NIC statistics for port ${number} cleared`];
+    });
+  }
+}
+
+function fits(wanted: readonly string[], words: readonly string[]): boolean {
+  return wanted.length === words.length &&
+    wanted.every((word, index) => word.startsWith("<") || word === words[index]);
+}

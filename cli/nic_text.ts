@@ -1,0 +1,105 @@
+/**
+ * Ports as testpmd's console shows them: rx is from the guest, tx to the guest.
+ *
+ * @module
+ */
+import type { VringStats } from "../mod.ts";
+import type { PortPlan } from "./port_option.ts";
+import { dropped, dropReasons, type PortSample, rate } from "./port_sample.ts";
+
+/** A port's counters, those at an earlier moment taken off. */
+export interface Counted {
+  readonly now: PortSample;
+  readonly since?: PortSample | undefined;
+}
+
+function linkOf({ state }: PortSample): "up" | "down" {
+  return state === "running" ? "up" : "down";
+}
+
+/** `show port info`. */
+export function portInfo(number: number, plan: PortPlan, sample: PortSample): string[] {
+  return [
+    `********************* Infos for port ${number}  *********************`,
+    `MAC address: ${plan.mac.toUpperCase()}`,
+    `Device name: ${plan.name}`,
+    "Driver name: net_vhost",
+    `Devargs: iface=${plan.socket},queues=${plan.offer.queuePairs}${plan.mode === "client" ? ",client=1" : ""}`,
+    `Link status: ${linkOf(sample)}`,
+    "Promiscuous mode: enabled",
+    `Current number of RX queues: ${sample.queuePairsUp}`,
+    `Max possible RX queues: ${sample.queuePairs}`,
+  ];
+}
+
+/** `show port summary all`. */
+export function portSummary(plans: readonly PortPlan[], samples: readonly PortSample[]): string[] {
+  const rows = plans.map(({ mac, name }, number) =>
+    `${String(number).padEnd(5)}${mac.toUpperCase().padEnd(18)}${name.padEnd(13)}${"net_vhost".padEnd(15)}` +
+    linkOf(samples[number]!)
+  );
+  return [
+    `Number of available ports: ${plans.length}`,
+    "Port MAC Address       Name         Driver         Status",
+    ...rows,
+  ];
+}
+
+function difference({ now, since }: Counted, direction: "toGuest" | "fromGuest"): VringStats {
+  const entries = Object.entries(now.counters[direction]).map(([name, value]) => {
+    const before = since?.counters[direction][name as keyof VringStats] ?? 0n;
+    return [name, typeof value === "bigint" ? value - before : value];
+  });
+  return Object.fromEntries(entries) as VringStats;
+}
+
+function counts(name: "RX" | "TX", stats: VringStats, lost: string): string {
+  const [packets, drops] = [String(stats.packets).padEnd(10), String(dropped(stats)).padEnd(10)];
+  return `  ${name}-packets: ${packets} ${lost}: ${drops}  ${name}-bytes:  ${stats.bytes}`;
+}
+
+function throughput(name: "Rx" | "Tx", { packetsPerSecond, bitsPerSecond }: ReturnType<typeof rate>): string {
+  return `  ${name}-pps: ${String(Math.round(packetsPerSecond)).padStart(12)}` +
+    `          ${name}-bps: ${String(Math.round(bitsPerSecond)).padStart(12)}`;
+}
+
+/** `show port stats`; `last` is the port when it was shown before, so many seconds ago. */
+export function portStats(number: number, counted: Counted, last: PortSample | undefined, seconds: number): string[] {
+  const { now } = counted;
+  const of = (direction: "toGuest" | "fromGuest") =>
+    last === undefined ? { packetsPerSecond: 0, bitsPerSecond: 0 } : rate(now, last, direction, seconds);
+  return [
+    `  ######################## NIC statistics for port ${number}  ########################`,
+    counts("RX", difference(counted, "fromGuest"), "RX-missed"),
+    counts("TX", difference(counted, "toGuest"), "TX-errors"),
+    "  Throughput (since last show)",
+    throughput("Rx", of("fromGuest")),
+    throughput("Tx", of("toGuest")),
+    `  ${"#".repeat(76)}`,
+  ];
+}
+
+function extended(sign: "rx" | "tx", stats: VringStats): [string, bigint][] {
+  const drops = dropReasons(stats).map((reason): [string, bigint] => [
+    `${sign}_drop_${reason}`,
+    stats[`drop_${reason}` as keyof VringStats] as bigint,
+  ]);
+  return [
+    [`${sign}_good_packets`, stats.packets],
+    [`${sign}_good_bytes`, stats.bytes],
+    [`${sign}_multicast_packets`, stats.multicast],
+    [`${sign}_broadcast_packets`, stats.broadcast],
+    [`${sign}_guest_notifications`, stats.calls],
+    [`${sign}_guest_notifications_suppressed`, stats.calls_suppressed],
+    ...drops,
+  ];
+}
+
+/** `show port xstats`: names as the vhost PMD's, and a counter for each reason to drop. */
+export function portXstats(number: number, counted: Counted): string[] {
+  const all = [
+    ...extended("rx", difference(counted, "fromGuest")),
+    ...extended("tx", difference(counted, "toGuest")),
+  ];
+  return [`###### NIC extended statistics for port ${number}`, ...all.map(([name, value]) => `${name}: ${value}`)];
+}

@@ -1,0 +1,53 @@
+/**
+ * Lines from a terminal, with editing, history and completion, or from a pipe.
+ *
+ * @module
+ */
+import process from "node:process";
+import { createInterface, type Interface } from "node:readline";
+
+const prompt = "pmd-forward> ";
+
+/** What answers. */
+export interface Answerer {
+  /** Whether nothing more is to be asked. */
+  readonly over: boolean;
+  execute(line: string): readonly string[];
+  complete(line: string): [string[], string];
+}
+
+/** Asks until the answerer has enough, the input ends, or Ctrl-C or Ctrl-D come. */
+export class Prompt implements Disposable {
+  readonly #lines: Interface;
+  readonly #terminal = process.stdin.isTTY && process.stdout.isTTY;
+  /** Resolves when it is over. */
+  readonly closed: Promise<void>;
+
+  constructor(answerer: Answerer, print: (lines: readonly string[]) => Promise<void>) {
+    this.#lines = createInterface({
+      input: process.stdin,
+      ...this.#terminal ? { output: process.stdout } : {},
+      terminal: this.#terminal,
+      prompt,
+      completer: (line: string) => answerer.complete(line),
+    });
+    this.closed = new Promise((resolve) => this.#lines.once("close", () => resolve()));
+    this.#lines.on("line", async (line) => {
+      if (answerer.over) return;
+      await print(answerer.execute(line));
+      if (answerer.over) this.#lines.close();
+      else this.show();
+    });
+    this.#lines.on("SIGINT", () => this.#lines.close());
+    this.show();
+  }
+
+  /** Draws the prompt, and what was typed so far, again: something was printed over it. */
+  show(): void {
+    if (this.#terminal) this.#lines.prompt(true);
+  }
+
+  [Symbol.dispose](): void {
+    this.#lines.close();
+  }
+}
