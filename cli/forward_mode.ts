@@ -13,6 +13,7 @@ const modes = {
   macswap: "macswap",
   "5tswap": "swap5",
   rxonly: "rxonly",
+  csum: "csum",
   icmpecho: "icmpecho",
 } as const satisfies Record<string, LaneMode>;
 
@@ -22,7 +23,7 @@ export type ForwardMode = keyof typeof modes;
 export const forwardModes = Object.keys(modes) as readonly ForwardMode[];
 
 /** Modes of testpmd's that are not here yet. */
-export const absentModes: readonly string[] = ["csum", "flowgen", "noisy", "shared_rxq", "txonly"];
+export const absentModes: readonly string[] = ["flowgen", "noisy", "shared_rxq", "txonly"];
 
 /** "VHOST" and the port's number: the address that net_vhost's ports have. */
 export function ownMac(port: number): number {

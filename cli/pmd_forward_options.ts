@@ -19,6 +19,7 @@ Forwarding modes:
   macswap    source and destination address change places
   5tswap     so do the IP addresses, and the ports of TCP and UDP
   rxonly     frames are counted, and go nowhere
+  csum       as mac, with the checksums of IPv4, TCP and UDP computed anew
   icmpecho   ARP and ICMP echo requests are answered, all else goes nowhere
 
 Ports forward in pairs, 0 to 1 and 1 to 0, 2 to 3 and so on; the last of an odd number to itself. Each queue has its

@@ -82,7 +82,7 @@ Deno.test("a mode is for the next start, and those that are not there are named"
   const console = new Console(ports, "io");
   console.execute("start");
   assert.deepEqual(console.execute("set fwd 5tswap"), ["Set 5tswap packet forwarding mode"]);
-  assert.match(console.execute("set fwd csum").join(), /^Mode not here yet: csum: choose from io, mac, /);
+  assert.match(console.execute("set fwd txonly").join(), /^Mode not here yet: txonly: choose from io, mac, /);
   assert.match(console.execute("set fwd nosuch").join(), /^Bad arguments: nosuch: choose from io, mac, /);
   console.execute("stop");
   console.execute("start");

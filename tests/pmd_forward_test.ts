@@ -42,6 +42,34 @@ const turned = joined(
   ipv4("11", joined(bytes("00 02 00 01"), payload), "0a 00 00 02", "0a 00 00 01").subarray(12),
 );
 
+/** The sum of 16-bit words, whose carries are added again (RFC 1071). */
+function sumOf(...pieces: Uint8Array[]): number {
+  let total = 0;
+  joined(...pieces).forEach((byte, index) => total += index % 2 === 0 ? byte << 8 : byte);
+  while (total > 0xffff) total = (total & 0xffff) + (total >> 16);
+  return total;
+}
+
+/** UDP over IPv4, its checksums right. */
+function summed(): Uint8Array<ArrayBuffer> {
+  const datagram = joined(bytes("00 01 00 02 00 d0 00 00"), payload);
+  const frame = joined(bytes("02 00 00 00 00 01 56 48 4f 53 54 01"), ipv4("11", datagram).subarray(12));
+  const view = new DataView(frame.buffer);
+  view.setUint16(16, 20 + datagram.length);
+  view.setUint16(24, 0);
+  view.setUint16(24, 0xffff - sumOf(frame.subarray(14, 34)));
+  view.setUint16(40, 0xffff - sumOf(frame.subarray(26, 34), bytes("00 11 00 d0"), datagram));
+  return frame;
+}
+
+/** The same with wrong ones, before it was forwarded. */
+function unsummed(): Uint8Array<ArrayBuffer> {
+  const frame = joined(there, here, summed().subarray(12));
+  frame[24]! ^= 0x55;
+  frame[40]! ^= 0x55;
+  return frame;
+}
+
 const cases: readonly ModeCase[] = [
   { mode: "io", sent: ipv4("11", udp), arrives: ipv4("11", udp) },
   {
@@ -52,6 +80,7 @@ const cases: readonly ModeCase[] = [
   { mode: "macswap", sent: ipv4("11", udp), arrives: joined(here, there, ipv4("11", udp).subarray(12)) },
   { mode: "5tswap", sent: ipv4("11", udp), arrives: turned },
   { mode: "rxonly", sent: ipv4("11", udp) },
+  { mode: "csum", sent: unsummed(), arrives: summed() },
   {
     mode: "icmpecho",
     sent: ipv4("01", echo),

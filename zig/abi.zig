@@ -96,6 +96,7 @@ pub const ForwardMode = enum(u32) {
     swap5 = 5,
     rxonly = 6,
     icmpecho = 7,
+    csum = 8,
 };
 
 /// Where the frames from a guest go without being switched: from each of its queues to that queue of

@@ -5,11 +5,23 @@ const std = @import("std");
 const abi = @import("abi.zig");
 const burst_file = @import("burst.zig");
 const net_header = @import("net_header.zig");
+const packet_file = @import("packet.zig");
+const transport = @import("transport.zig");
 
 const Burst = burst_file.Burst;
+const Frame = burst_file.Frame;
+const Ipv4 = packet_file.Ipv4;
 const Mask = burst_file.Mask;
+const Network = packet_file.Network;
+const isTcpOrUdp = packet_file.isTcpOrUdp;
+const ipv6_bytes = packet_file.ipv6_bytes;
+const mac_bytes = packet_file.mac_bytes;
+const protocol_icmp = packet_file.protocol_icmp;
 
-const mac_bytes = 6;
+const ethertype_arp = 0x0806;
+const arp_bytes = 28;
+/// Ethernet, IPv4, and the length of an address of each; a request.
+const arp_request = [8]u8{ 0, 1, 8, 0, 6, 4, 0, 1 };
 
 /// The frames that go on, each as the mode makes it.
 pub fn apply(lane: *const abi.Lane, burst: *Burst) Mask {
@@ -21,34 +33,35 @@ pub fn apply(lane: *const abi.Lane, burst: *Burst) Mask {
         .macswap => change(burst, all, lane, swapMacs),
         .swap5 => change(burst, all, lane, swapAll),
         .icmpecho => change(burst, all, lane, answer),
+        .csum => change(burst, all, lane, checksum),
     };
 }
 
-const Change = fn (lane: *const abi.Lane, front: []u8) bool;
+const Change = fn (lane: *const abi.Lane, frame: *Frame, front: []u8) bool;
 
 fn change(burst: *Burst, all: Mask, lane: *const abi.Lane, comptime how: Change) Mask {
     var gone: Mask = 0;
     for (burst.frames[0..burst.count], 0..) |*frame, i| {
         const front = burst.front(i);
-        if (!how(lane, front)) gone |= @as(Mask, 1) << @intCast(i);
+        if (!how(lane, frame, front)) gone |= @as(Mask, 1) << @intCast(i);
         @memcpy(frame.ethernet[0 .. 2 * mac_bytes], front[0 .. 2 * mac_bytes]);
     }
     return all & ~gone;
 }
 
-fn setMacs(lane: *const abi.Lane, front: []u8) bool {
+fn setMacs(lane: *const abi.Lane, _: *Frame, front: []u8) bool {
     std.mem.writeInt(u48, front[0..mac_bytes], @intCast(lane.peer_mac), .big);
     std.mem.writeInt(u48, front[mac_bytes .. 2 * mac_bytes], @intCast(lane.own_mac), .big);
     return true;
 }
 
-fn swapMacs(_: *const abi.Lane, front: []u8) bool {
+fn swapMacs(_: *const abi.Lane, _: *Frame, front: []u8) bool {
     swap(mac_bytes, front);
     return true;
 }
 
 /// MAC addresses, and where there are any IP addresses and the ports of TCP and UDP. No checksum changes by that.
-fn swapAll(_: *const abi.Lane, front: []u8) bool {
+fn swapAll(_: *const abi.Lane, _: *Frame, front: []u8) bool {
     swap(mac_bytes, front);
     const network = Network.of(front);
     switch (network.type) {
@@ -66,8 +79,14 @@ fn swapAll(_: *const abi.Lane, front: []u8) bool {
     return true;
 }
 
+/// Checksums anew, and from the port's address to its peer's.
+fn checksum(lane: *const abi.Lane, frame: *Frame, front: []u8) bool {
+    transport.fillChecksums(frame, front);
+    return setMacs(lane, frame, front);
+}
+
 /// Turns an ARP request or an ICMP echo request into its reply; nothing else goes on.
-fn answer(lane: *const abi.Lane, front: []u8) bool {
+fn answer(lane: *const abi.Lane, _: *Frame, front: []u8) bool {
     const network = Network.of(front);
     return switch (network.type) {
         ethertype_arp => answerArp(lane, front, network.bytes),
@@ -108,61 +127,6 @@ fn swap(comptime bytes: usize, both: []u8) void {
     both[0..bytes].* = both[bytes .. 2 * bytes].*;
     both[bytes .. 2 * bytes].* = first;
 }
-
-const ethertype_arp = 0x0806;
-const ethertype_vlan = 0x8100;
-const ethertype_qinq = 0x88a8;
-const protocol_icmp = 1;
-const protocol_tcp = 6;
-const protocol_udp = 17;
-const ipv6_bytes = 40;
-const arp_bytes = 28;
-/// Ethernet, IPv4, and the length of an address of each; a request.
-const arp_request = [8]u8{ 0, 1, 8, 0, 6, 4, 0, 1 };
-
-fn isTcpOrUdp(protocol: u8) bool {
-    return protocol == protocol_tcp or protocol == protocol_udp;
-}
-
-/// What is behind the Ethernet header and up to two tags.
-const Network = struct {
-    type: u16,
-    bytes: []u8,
-
-    fn of(front: []u8) Network {
-        var at: usize = 2 * mac_bytes;
-        for (0..3) |_| {
-            if (front.len < at + 2) break;
-            const kind = std.mem.readInt(u16, front[at..][0..2], .big);
-            if (kind != ethertype_vlan and kind != ethertype_qinq) return .{ .type = kind, .bytes = front[at + 2 ..] };
-            at += 4;
-        }
-        return .{ .type = 0, .bytes = front[front.len..] };
-    }
-};
-
-const Ipv4 = struct {
-    bytes: []u8,
-    addresses: []u8,
-    payload: []u8,
-
-    fn of(bytes: []u8) ?Ipv4 {
-        if (bytes.len < 20) return null;
-        const header_bytes = @as(usize, bytes[0] & 0xf) * 4;
-        if (bytes[0] >> 4 != 4 or header_bytes < 20 or header_bytes > bytes.len) return null;
-        return .{ .bytes = bytes, .addresses = bytes[12..20], .payload = bytes[header_bytes..] };
-    }
-
-    /// One of several, the first included.
-    fn isFragment(packet: Ipv4) bool {
-        return std.mem.readInt(u16, packet.bytes[6..8], .big) & 0x3fff != 0;
-    }
-
-    fn hasPorts(packet: Ipv4) bool {
-        const offset = std.mem.readInt(u16, packet.bytes[6..8], .big) & 0x1fff;
-        return offset == 0 and isTcpOrUdp(packet.bytes[9]) and packet.payload.len >= 4;
-    }
-};
 
 /// A burst of one frame whose bytes lie in two pieces, for tests.
 const Bench = struct {
@@ -239,21 +203,33 @@ test "addresses and ports are exchanged where there are any" {
     const ports = [_]u8{ 0, 1, 0, 2 };
     const turned = [_]u8{ 0, 2, 0, 1 };
     const tag = [_]u8{ 0x81, 0, 0, 7 };
-    for ([_]u8{ protocol_tcp, protocol_udp }) |protocol| {
+    for ([_]u8{ packet_file.protocol_tcp, packet_file.protocol_udp }) |protocol| {
         const sent = ipv4(protocol, 0, false) ++ ports ++ content;
         const arrived = ipv4(protocol, 0, true) ++ turned ++ content;
         try expectAction(.swap5, &(macs ++ sent), &(swapped_macs ++ arrived));
         try expectAction(.swap5, &(macs ++ tag ++ tag ++ sent), &(swapped_macs ++ tag ++ tag ++ arrived));
     }
-    const later = ipv4(protocol_udp, 3, false) ++ ports ++ content;
-    try expectAction(.swap5, &(macs ++ later), &(swapped_macs ++ ipv4(protocol_udp, 3, true) ++ ports ++ content));
-    const short = ipv4(protocol_udp, 0, false);
-    try expectAction(.swap5, &(macs ++ short), &(swapped_macs ++ ipv4(protocol_udp, 0, true)));
-    const head = [_]u8{ 0x86, 0xdd, 0x60, 0, 0, 0, 0, 200, protocol_udp, 64 };
+    const later = ipv4(packet_file.protocol_udp, 3, false) ++ ports ++ content;
+    const turned_later = ipv4(packet_file.protocol_udp, 3, true) ++ ports ++ content;
+    try expectAction(.swap5, &(macs ++ later), &(swapped_macs ++ turned_later));
+    const short = ipv4(packet_file.protocol_udp, 0, false);
+    try expectAction(.swap5, &(macs ++ short), &(swapped_macs ++ ipv4(packet_file.protocol_udp, 0, true)));
+    const head = [_]u8{ 0x86, 0xdd, 0x60, 0, 0, 0, 0, 200, packet_file.protocol_udp, 64 };
     const here: [16]u8 = @splat(1);
     const there: [16]u8 = @splat(2);
     const sent = macs ++ head ++ here ++ there ++ ports ++ content;
     try expectAction(.swap5, &sent, &(swapped_macs ++ head ++ there ++ here ++ turned ++ content));
+}
+
+test "checksums are computed anew, over a packet in whatever pieces" {
+    const set = [_]u8{ 2, 0, 0, 0, 0, 0xbb, 2, 0, 0, 0, 0, 0xaa };
+    const zeros: [180]u8 = @splat(0);
+    const wrong = [_]u8{ 0, 1, 0, 2, 0, 180, 0x77, 0x77 };
+    const sent = ipv4(packet_file.protocol_udp, 0, false) ++ wrong ++ zeros[0..172].*;
+    var expected = sent;
+    expected[12..14].* = .{ 0x66, 0x22 };
+    expected[28..30].* = .{ 0xea, 0x80 };
+    try expectAction(.csum, &(macs ++ sent), &(set ++ expected));
 }
 
 test "an echo request becomes its reply, with a checksum that holds" {
@@ -267,7 +243,7 @@ test "an echo request becomes its reply, with a checksum that holds" {
     try expectAction(.icmpecho, &round, &(swapped_macs ++ ipv4(protocol_icmp, 0, true) ++ carry));
     try expectAction(.icmpecho, &(macs ++ ipv4(protocol_icmp, 0, false) ++ reply), null);
     try expectAction(.icmpecho, &(macs ++ ipv4(protocol_icmp, 1, false) ++ echo), null);
-    try expectAction(.icmpecho, &(macs ++ ipv4(protocol_udp, 0, false) ++ echo), null);
+    try expectAction(.icmpecho, &(macs ++ ipv4(packet_file.protocol_udp, 0, false) ++ echo), null);
     try expectAction(.icmpecho, &(macs ++ [_]u8{ 0x86, 0xdd } ++ content), null);
 }
 

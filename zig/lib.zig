@@ -14,6 +14,7 @@ export fn abi_hash() u64 {
 test {
     _ = @import("action.zig");
     _ = @import("chain.zig");
+    _ = @import("checksum.zig");
     _ = @import("connection.zig");
     _ = @import("copy.zig");
     _ = @import("core_distance.zig");
@@ -38,5 +39,6 @@ test {
     _ = @import("split.zig");
     _ = @import("system_file.zig");
     _ = @import("token_table.zig");
+    _ = @import("transport.zig");
     _ = @import("vring_entry.zig");
 }

@@ -24,7 +24,7 @@ async function forwards(path: RingPath, mode: string): Promise<void> {
 }
 
 for (const path of paths) {
-  for (const mode of ["io", "mac", "macswap", "5tswap"]) {
+  for (const mode of ["io", "mac", "macswap", "5tswap", "csum"]) {
     realTest(`pmd-forward, ${mode}, testpmd, ${path.name}: none lost`, ["dpdk"], () => forwards(path, mode));
   }
 
