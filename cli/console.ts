@@ -4,7 +4,7 @@
  * @module
  */
 import { forwardStatistics, type ForwardTotals, forwardTotals, totalsSince } from "./forward_statistics.ts";
-import { absentModes, type ForwardMode, forwardModes, planLanes } from "./forward_mode.ts";
+import { absentModes, type ForwardMode, forwardModes, macText, planLanes } from "./forward_mode.ts";
 import { portInfo, portStats, portSummary, portXstats } from "./nic_text.ts";
 import type { PortPlan } from "./port_option.ts";
 import type { PortSample } from "./port_sample.ts";
@@ -93,16 +93,16 @@ export class Console {
 
   #start(): readonly string[] {
     if (this.#running) return ["Packet forwarding already started"];
-    this.#running = true;
     this.#started = this.#totals();
     this.#forwarder.setLanes(planLanes(this.#mode, this.#forwarder.ports.length));
+    this.#running = true;
     return this.#config();
   }
 
   #stop(): readonly string[] {
     if (!this.#running) return ["Packet forwarding not started"];
-    this.#running = false;
     this.#forwarder.setLanes(planLanes(this.#mode, this.#forwarder.ports.length, true));
+    this.#running = false;
     return ["Telling cores to stop...", "Waiting for lcores to finish...", ...this.#forwarded(), "Done."];
   }
 
@@ -141,12 +141,14 @@ export class Console {
 
   #config(): readonly string[] {
     const { ports, cores } = this.#forwarder;
-    const streams = planLanes(this.#mode, ports.length).flatMap(({ target }, port) =>
-      Array.from({ length: ports[port]!.offer.queuePairs }, (_, queue) => {
-        const peer = `02:00:00:00:00:${target.toString(16).padStart(2, "0")}`;
-        return `  RX P=${port}/Q=${queue} -> TX P=${target}/Q=${queue} peer=${peer}`;
-      })
-    );
+    const streams = planLanes(this.#mode, ports.length).flatMap(({ target, peerMac }, port) => {
+      const queues = ports[target]!.offer.queuePairs;
+      const peer = macText(peerMac);
+      return Array.from(
+        { length: ports[port]!.offer.queuePairs },
+        (_, queue) => `  RX P=${port}/Q=${queue} -> TX P=${target}/Q=${queue % queues} peer=${peer}`,
+      );
+    });
     const what = `ports=${ports.length} - cores=${cores} - streams=${streams.length}`;
     return [`${this.#mode} packet forwarding - ${what}`, ...streams];
   }

@@ -30,6 +30,11 @@ export function ownMac(port: number): number {
   return 0x5648_4f53_5400 + port;
 }
 
+/** An address as people write it. */
+export function macText(mac: number): string {
+  return mac.toString(16).padStart(12, "0").match(/../g)!.join(":");
+}
+
 /** Where a port's frames go: to its partner, the last of an odd number to itself; answers go back. */
 function targetOf(mode: ForwardMode, port: number, ports: number): number {
   return mode === "icmpecho" ? port : Math.min(port ^ 1, ports - 1);

@@ -29,9 +29,10 @@ async function pmdForward(options: PmdForwardOptions): Promise<void> {
   const plan = planPmdForward(options, surroundings());
   const commands = options.cmdlineFile === undefined ? [] : await readCommands(options.cmdlineFile);
   let console: Console | undefined;
+  let prompt: Prompt | undefined;
   const converse = async (report: ServeReport, server: SwitchServer) => {
     console = new Console(forwarderOf(plan, server), options.forwardMode);
-    await talk(console, report, options.autoStart ? ["start", ...commands] : commands);
+    await talk(console, report, options.autoStart ? [...commands, "start"] : commands, (shown) => prompt = shown);
   };
   await runService({
     plan,
@@ -39,6 +40,7 @@ async function pmdForward(options: PmdForwardOptions): Promise<void> {
     period_s: options.statsPeriod ?? (isInteractive(options) ? 0 : undefined),
     announce: (report) => announce(report, options, plan),
     ...isInteractive(options) ? { converse } : {},
+    happened: (report) => report.delivered.then(() => prompt?.show()),
     summary: (report, { ports }) => {
       if (console !== undefined) {
         return report.note({ event: "answer" }, ...console.over ? [] : console.execute("quit"));
@@ -63,7 +65,12 @@ function forwarderOf({ ports, workers }: ServePlan, server: SwitchServer): Forwa
 }
 
 /** Until the console has enough, or the input ends. */
-async function talk(console: Console, report: ServeReport, commands: readonly string[]): Promise<void> {
+async function talk(
+  console: Console,
+  report: ServeReport,
+  commands: readonly string[],
+  shown: (prompt: Prompt) => void,
+): Promise<void> {
   const print = (lines: readonly string[]) => {
     report.note({ event: "answer" }, ...lines);
     return report.delivered;
@@ -71,6 +78,7 @@ async function talk(console: Console, report: ServeReport, commands: readonly st
   for (const line of commands) if (!console.over) await print(console.execute(line));
   if (console.over) return;
   using prompt = new Prompt(console, print);
+  shown(prompt);
   await prompt.closed;
 }
 

@@ -7,9 +7,9 @@ import { isAbsolute, join, normalize } from "node:path";
 import { Command, Option } from "@commander-js/extra-typings";
 import { DevargsError, makeOffer, parseVdev, type VhostVdev } from "../mod.ts";
 import { UsageError } from "./error.ts";
-import { forwardModes, ownMac, planLanes } from "./forward_mode.ts";
+import { forwardModes, macText, ownMac, planLanes } from "./forward_mode.ts";
 import { choice, cpuList, idleOption, seconds, socketModeOption, wholeNumber } from "./option.ts";
-import { checkTwice, type PortPlan } from "./port_option.ts";
+import { checkSocket, checkTwice, type PortPlan } from "./port_option.ts";
 import type { ServePlan, Surroundings } from "./serve_options.ts";
 
 const examples = `
@@ -69,7 +69,7 @@ function defineOptions() {
     .option("-i, --interactive", "take commands, as testpmd's prompt does: see help there")
     .option("--auto-start", "with -i: forward from the beginning")
     .option("--cmdline-file <file>", "commands to begin with; implies -i")
-    .addOption(new Option("--json", "print one JSON object a line").conflicts("interactive"))
+    .option("--json", "print one JSON object a line")
     .addHelpText("after", examples);
 }
 
@@ -92,7 +92,8 @@ export function withOptionsOfTestpmd(options: PmdForwardOptions, more: readonly 
   const given = Object.entries(command.opts()).filter(([name]) =>
     command.getOptionValueSource(name as never) === "cli"
   );
-  return { ...options, ...Object.fromEntries(given) };
+  const vdev = [...options.vdev ?? [], ...command.opts().vdev ?? []];
+  return { ...options, ...Object.fromEntries(given), ...vdev.length > 0 ? { vdev } : {} };
 }
 
 /** Those of DPDK's EAL that were given. */
@@ -130,7 +131,7 @@ function vhostVdev(text: string): VhostVdev {
 
 function planPort(vdev: VhostVdev, number: number, workingDirectory: string, queues: number): PortPlan {
   const { name, iface, client, features } = vdev;
-  const mac = ownMac(number).toString(16).match(/../g)!.join(":");
+  const mac = macText(ownMac(number));
   return {
     name,
     socket: isAbsolute(iface) ? normalize(iface) : join(workingDirectory, iface),
@@ -142,9 +143,15 @@ function planPort(vdev: VhostVdev, number: number, workingDirectory: string, que
 
 /** Checks everything that can be checked without touching anything; throws a `UsageError`. */
 export function planPmdForward(options: PmdForwardOptions, { workingDirectory, cores }: Surroundings): ServePlan {
+  const { json, statsPeriod } = options;
+  if (isInteractive(options) && (json || statsPeriod !== undefined)) {
+    const other = json ? "--json" : "--stats-period";
+    throw new UsageError(`options exclude each other: -i, ${other}: give one, and ask with show port stats all`);
+  }
   if (options.vdev === undefined) throw new UsageError("no port: give --vdev eth_vhost0,iface=PATH");
   const vdevs = options.vdev.map(vhostVdev);
   const ports = vdevs.map((vdev, number) => planPort(vdev, number, workingDirectory, queuePairs(vdev, options)));
+  ports.forEach(({ socket }) => checkSocket(socket));
   checkTwice("name", ports.map(({ name }) => name));
   checkTwice("iface", ports.map(({ socket }) => socket));
   const rings = ports.reduce((sum, port) => sum + port.offer.queuePairs, 0);
@@ -156,7 +163,7 @@ export function planPmdForward(options: PmdForwardOptions, { workingDirectory, c
   }
   return {
     ports,
-    lanes: planLanes(options.forwardMode, ports.length, isInteractive(options) && !options.autoStart),
+    lanes: planLanes(options.forwardMode, ports.length, isInteractive(options)),
     directory: undefined,
     socketMode: options.socketMode,
     workers: options.cpus ?? Array.from({ length: count }, () => undefined),

@@ -124,7 +124,8 @@ function macOf(socket: string, taken: ReadonlySet<string>): string {
   }
 }
 
-function checkSocket(socket: string): void {
+/** Throws a `UsageError` where a path is too long for a socket. */
+export function checkSocket(socket: string): void {
   const length = new TextEncoder().encode(socket).length;
   if (length <= pathBytesMax) return;
   throw new UsageError(`socket path too long: ${socket}: it has ${length} bytes, give one of ${pathBytesMax} or fewer`);

@@ -20,7 +20,8 @@ export interface Answerer {
 export class Prompt implements Disposable {
   readonly #lines: Interface;
   readonly #terminal = process.stdin.isTTY && process.stdout.isTTY;
-  /** Resolves when it is over. */
+  #over = false;
+  /** Resolves when it is over; rejects with what the answerer threw. */
   readonly closed: Promise<void>;
 
   constructor(answerer: Answerer, print: (lines: readonly string[]) => Promise<void>) {
@@ -31,20 +32,28 @@ export class Prompt implements Disposable {
       prompt,
       completer: (line: string) => answerer.complete(line),
     });
-    this.closed = new Promise((resolve) => this.#lines.once("close", () => resolve()));
-    this.#lines.on("line", async (line) => {
-      if (answerer.over) return;
-      await print(answerer.execute(line));
-      if (answerer.over) this.#lines.close();
-      else this.show();
+    this.closed = new Promise((resolve, reject) => {
+      this.#lines.once("close", () => {
+        this.#over = true;
+        resolve();
+      });
+      this.#lines.on("line", (line) => {
+        if (!answerer.over) this.#answer(answerer, print, line).catch(reject);
+      });
     });
     this.#lines.on("SIGINT", () => this.#lines.close());
     this.show();
   }
 
+  async #answer(answerer: Answerer, print: (lines: readonly string[]) => Promise<void>, line: string): Promise<void> {
+    await print(answerer.execute(line));
+    if (answerer.over) this.#lines.close();
+    else this.show();
+  }
+
   /** Draws the prompt, and what was typed so far, again: something was printed over it. */
   show(): void {
-    if (this.#terminal) this.#lines.prompt(true);
+    if (this.#terminal && !this.#over) this.#lines.prompt(true);
   }
 
   [Symbol.dispose](): void {

@@ -18,6 +18,8 @@ export interface Service {
   announce(report: ServeReport): void | Promise<void>;
   /** Talks to the user meanwhile; the service ends when it resolves. */
   converse?(report: ServeReport, server: SwitchServer): Promise<void>;
+  /** Called after something at a port was told. */
+  happened?(report: ServeReport): void;
   /** Called at the end; `started_ms` as in the snapshot. */
   summary(report: ServeReport, last: Snapshot, started_ms: number): void;
 }
@@ -37,7 +39,10 @@ export async function runService(service: Service): Promise<void> {
   const output = Output.standard();
   const report = new ServeReport(output, service.json ?? false);
   try {
-    await using server = await SwitchServer.open(service.plan, (event) => report.happened(event));
+    await using server = await SwitchServer.open(service.plan, (event) => {
+      report.happened(event);
+      service.happened?.(report);
+    });
     const running = server.run();
     const started_ms = performance.now();
     await service.announce(report);

@@ -48,7 +48,7 @@ function rounds(names: string[], seconds: number, seed?: string): Round[] {
   const fixed = Math.ceil(seconds / 3);
   return names.flatMap((name) => [
     { name, seed: fixedSeed, seconds: fixed },
-    { name, seed: freshSeed(), seconds: seconds - fixed },
+    { name, seed: freshSeed(), seconds: Math.max(1, seconds - fixed) },
   ]);
 }
 

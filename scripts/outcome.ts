@@ -33,9 +33,10 @@ export function zigTally(code: number, text: string): Tally {
   const all = text.match(/All (\d+) tests? passed/);
   const some = text.match(/(\d+) passed; \d+ skipped; (\d+) failed/);
   const failed = Number(some?.[2] ?? 0);
+  const counted = all !== null || some !== null;
   return {
     passed: Number(all?.[1] ?? some?.[1] ?? 0),
-    failed: failed === 0 && code !== 0 ? 1 : failed,
+    failed: failed === 0 && (code !== 0 || !counted) ? 1 : failed,
     failures: [...text.matchAll(/^\d+\/\d+ (.+)\.\.\.FAIL/gm)].map((match) => match[1] ?? ""),
     left_out: [...text.matchAll(/^\d+\/\d+ (.+)\.\.\.SKIP/gm)].map((match) => match[1] ?? ""),
   };
@@ -53,7 +54,7 @@ export function denoTally(code: number, text: string, report: string): Tally {
   const ignored = [...report.matchAll(/<testcase name="([^"]*)"[^>]*>\s*<skipped\/>/g)];
   return {
     passed: Number(counts?.[1] ?? 0),
-    failed: failed === 0 && code !== 0 ? 1 : failed,
+    failed: failed === 0 && (code !== 0 || counts === undefined) ? 1 : failed,
     failures: [...new Set(text.matchAll(/^.+ => \.\/tests\/\S+:\d+:\d+$/gm).map((match) => match[0]))],
     left_out: ignored.map((match) => unescapeXml(match[1] ?? "")),
   };

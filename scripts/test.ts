@@ -105,10 +105,12 @@ async function finish(wish: Wish): Promise<number> {
   const reports = await playAll(wish);
   const total = sum(reports.map((report) => report.tally));
   const { passed, failed, left_out } = total;
+  const nowhere = wish.options.filter !== undefined && passed + failed === 0;
+  if (nowhere) console.error(`scripts/test: no test has this in its name: ${wish.options.filter}`);
   const refused = Deno.env.get("CI") ? left_out.length : 0;
   console.error(summary(reports, total));
   console.log(`${passed} passed, ${failed + refused} failed`);
-  return failed + refused === 0 ? 0 : 1;
+  return failed + refused === 0 && !nowhere ? 0 : 1;
 }
 
 Deno.exit(await main());

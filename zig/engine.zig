@@ -98,6 +98,11 @@ pub const Engine = struct {
         engine.stopAll(port);
         engine.fabric.ports[port.number] = null;
         engine.fabric.macs.forget(port.number);
+        // The next port of this number is another one.
+        for (engine.fabric.ports) |each| {
+            const other = each orelse continue;
+            if (other.lane.target == port.number) other.lane.target = abi.ports_max;
+        }
         engine.release();
         discard(port);
     }

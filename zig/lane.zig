@@ -17,13 +17,16 @@ pub fn forward(
     const lane = &input.port.lane;
     const mask = action.apply(lane, burst);
     if (mask == 0) return;
-    const port = fabric.ports[lane.target] orelse {
+    const target = if (lane.target < abi.ports_max) fabric.ports[lane.target] else null;
+    const port = target orelse {
         input.vring.stats.drop_link_down += @popCount(mask);
         return;
     };
-    const queue = (input.vring - input.port.vrings.ptr) / 2;
     if (port.receiver_count == 0) return drop(&port.vrings[0], @popCount(mask));
-    const vring = port.receivers[queue % port.receiver_count];
+    const index = input.vring - input.port.vrings.ptr - 1;
+    const whole = index < port.vrings.len and port.vrings[index].isUp();
+    // A queue without a counterpart that is up has one of the others.
+    const vring = if (whole) &port.vrings[index] else port.receivers[index / 2 % port.receiver_count];
     notices.add(vring, burst.deliver(vring, mask, port.mtu));
 }
 

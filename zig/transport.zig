@@ -59,8 +59,11 @@ fn fillTransport(frame: *Frame, front: []u8, segment: Segment) void {
     if (!packet_file.isTcpOrUdp(segment.protocol) or segment.len < header_bytes) return;
     if (segment.at + segment.len > frame.len or segment.at + header_bytes > front.len) return;
     if (frame.header.gso_type != spec.NetHeader.gso_none) return;
-    const field = front[segment.at + @as(usize, if (is_tcp) 16 else 6) ..][0..2];
+    const offset: usize = if (is_tcp) 16 else 6;
+    const field = front[segment.at + offset ..][0..2];
     const unfinished = frame.header.flags & spec.NetHeader.needs_csum != 0;
+    // It may be that of a packet inside this one, in a tunnel.
+    if (unfinished and (frame.header.csum_start != segment.at or frame.header.csum_offset != offset)) return;
     if (!is_tcp and !unfinished and field[0] == 0 and field[1] == 0) return;
     field.* = .{ 0, 0 };
     var sum: checksum.Sum = .{};
@@ -171,6 +174,9 @@ test "what has no checksum of its own is left alone, and what its sender left to
     unfinished.csum_offset = 6;
     try std.testing.expectEqual(net_header.plain, filled(&udp, unfinished, 46, &into));
     try std.testing.expectEqual(0xffff, plainSum(&.{ &addresses, &.{ 0, 17, 0, 12 }, into[34..46] }));
+    unfinished.csum_start = 38;
+    try std.testing.expectEqual(unfinished, filled(&udp, unfinished, 46, &into));
+    try std.testing.expectEqualSlices(u8, &head, into[34..46]);
     const tcp: [20]u8 = @splat(1);
     const fragment = ethernet ++ [_]u8{ 8, 0 } ++ ipv4Head(6, 40, 1) ++ tcp;
     _ = filled(&fragment, net_header.plain, 54, &into);
