@@ -71,6 +71,7 @@ export interface PortCounters {
 }
 
 const start_timeout_ms = 30_000;
+const log_timeout_ms = 10_000;
 const command_timeout_ms = 30_000;
 const memory_mib = 256;
 
@@ -93,7 +94,7 @@ export class Testpmd implements AsyncDisposable {
     const testpmd = new Testpmd(options, program);
     try {
       await program.until(/testpmd> /, start_timeout_ms);
-      testpmd.#checkPaths();
+      await testpmd.#checkPaths();
     } catch (reason) {
       await program.stop("SIGKILL");
       throw reason;
@@ -183,13 +184,11 @@ export class Testpmd implements AsyncDisposable {
     }
   }
 
-  #checkPaths(): void {
-    const log = this.program.since();
+  /** The log comes by another way than the prompt, and may come after it. */
+  async #checkPaths(): Promise<void> {
     for (const port of this.options.sockets.keys()) {
       for (const words of [`${this.options.path.rx} Rx`, `${this.options.path.tx} Tx`]) {
-        if (!log.includes(`using ${words} path on port ${port}`)) {
-          throw new Error(`testpmd did not take the path "${words}" on port ${port}:\n${log.slice(-3000)}`);
-        }
+        await this.program.until(new RegExp(`using ${words} path on port ${port}`), log_timeout_ms);
       }
     }
   }
