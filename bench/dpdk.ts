@@ -13,11 +13,10 @@
 import { parseArgs } from "node:util";
 import type { BenchResult, CaseResult } from "../cli/bench_result.ts";
 import { caseName } from "../cli/bench_result.ts";
+import { nearMax_ns } from "../cli/bench_turn.ts";
 import { table } from "../cli/output.ts";
 import { quantile } from "../cli/statistics.ts";
 
-/** In nanoseconds: threads of one core lie below, other cores beyond. */
-const nearMax_ns = 90;
 const program = Deno.env.get("VHOSTCTL") ?? new URL("../scripts/vhostctl", import.meta.url).pathname;
 
 const { values, positionals } = parseArgs({

@@ -13,7 +13,7 @@ import { parseArgs } from "node:util";
 import { distance_ns, type Measurement, pairOptions, socketFolder } from "../cli/bench_measure.ts";
 import { place } from "../cli/bench_options.ts";
 import type { Case, Ring } from "../cli/bench_result.ts";
-import { type Contender, stayed, takeTurn } from "../cli/bench_turn.ts";
+import { type Contender, nearMax_ns, stayed, takeTurn } from "../cli/bench_turn.ts";
 import { GuestPair } from "../cli/guest_pair.ts";
 import { allowedCpus } from "../cli/machine.ts";
 import { ServeProcess } from "../cli/serve_process.ts";
@@ -44,8 +44,6 @@ const measurement: Measurement = {
   ...{ seconds: Number(values.seconds), check_every: 1024, placement, stop: new AbortController().signal },
   progress: () => {},
 };
-/** In nanoseconds: threads of one core lie below, other cores beyond. */
-const nearMax_ns = 90;
 
 async function startForwarder(stack: AsyncDisposableStack, library: string) {
   const directory = await socketFolder(stack);

@@ -9,6 +9,8 @@ import { waitedForCpu_ns } from "./contention.ts";
 import type { GuestPair } from "./guest_pair.ts";
 import type { JsonProcess } from "./json_process.ts";
 
+/** A cache line's way between two CPUs: threads of one core lie below, other cores beyond. */
+export const nearMax_ns = 90;
 /** How long a turn is measured. */
 export const turn_ms = 250;
 /** Whoever waited for a CPU for more of its turn than this was disturbed. */

@@ -66,7 +66,7 @@ export class Console {
     { words: ["quit"], about: "stop, and end", run: () => this.#quit() },
   ];
 
-  /** Never throws; an empty line is nothing. */
+  /** An empty line is nothing. Throws what the forwarder throws. */
   execute(line: string): readonly string[] {
     const words = line.trim().split(/\s+/).filter((word) => word !== "");
     if (words.length === 0 || words[0]!.startsWith("#")) return [];

@@ -7,7 +7,8 @@
 const std = @import("std");
 const abi = @import("abi.zig");
 const memory_file = @import("memory.zig");
-const Port = @import("port.zig").Port;
+const port_file = @import("port.zig");
+const Port = port_file.Port;
 const Switch = @import("switch.zig").Switch;
 const sys = @import("sys.zig");
 const Vring = @import("vring.zig").Vring;
@@ -101,7 +102,7 @@ pub const Engine = struct {
         // The next port of this number is another one.
         for (engine.fabric.ports) |each| {
             const other = each orelse continue;
-            if (other.lane.target == port.number) other.lane.target = abi.ports_max;
+            if (other.lane.target == port.number) other.lane.target = port_file.nowhere;
         }
         engine.release();
         discard(port);
@@ -292,3 +293,14 @@ pub const Engine = struct {
         for (engine.workers[0..engine.worker_count]) |worker| worker.release();
     }
 };
+
+test "a lane to a port that was closed does not lead to the next port of its number" {
+    const engine: *Engine = try .create(.{ .ports_max = 2, .mac_age_ms = 1000 });
+    defer engine.destroy();
+    for (0..2) |number| try std.testing.expectEqual(number, try engine.openPort(.{ .queue_pairs = 1, .mtu = 0 }));
+    const first = engine.fabric.ports[0].?;
+    try engine.setLane(first, .{ .mode = .io, .target = 1, .own_mac = 0, .peer_mac = 0 });
+    try engine.closePort(engine.fabric.ports[1].?);
+    try std.testing.expectEqual(1, try engine.openPort(.{ .queue_pairs = 1, .mtu = 0 }));
+    try std.testing.expectEqual(port_file.nowhere, first.lane.target);
+}

@@ -7,6 +7,9 @@ const Memory = @import("memory.zig").Memory;
 const sys = @import("sys.zig");
 const Vring = @import("vring.zig").Vring;
 
+/// The target of a lane whose port is closed.
+pub const nowhere: u32 = abi.ports_max;
+
 pub const Port = struct {
     number: u16,
     /// Longest frame to the guest, without its Ethernet header; 0: no limit.
