@@ -5,6 +5,7 @@ const std = @import("std");
 const chain = @import("chain.zig");
 const Frame = @import("burst.zig").Frame;
 const net_header = @import("net_header.zig");
+const packet = @import("packet.zig");
 const spec = @import("spec.zig");
 
 /// Enough for Ethernet, two tags, IPv6 and ports.
@@ -19,25 +20,13 @@ pub fn hash(frame: *const Frame) u32 {
     const len = cursor.read(&bytes);
     // The type that decided elsewhere decides here: never read from the guest twice.
     bytes[0..14].* = frame.ethernet[0..14].*;
-    var at: usize = 12;
-    var kind = std.mem.readInt(u16, bytes[at..][0..2], .big);
-    for (0..2) |_| {
-        if (kind != ethertype_vlan and kind != ethertype_qinq) break;
-        at += 4;
-        kind = std.mem.readInt(u16, bytes[at..][0..2], .big);
-    }
-    const network = at + 2;
-    return switch (kind) {
-        net_header.ethertype_ipv4 => if (len < network + 20) ofMacs(frame) else ofIpv4(bytes[network..]),
-        net_header.ethertype_ipv6 => if (len < network + 40) ofMacs(frame) else ofIpv6(bytes[network..]),
+    const network = packet.Network.of(bytes[0..len]);
+    return switch (network.type) {
+        net_header.ethertype_ipv4 => if (network.bytes.len < 20) ofMacs(frame) else ofIpv4(network.bytes),
+        net_header.ethertype_ipv6 => if (network.bytes.len < 40) ofMacs(frame) else ofIpv6(network.bytes),
         else => ofMacs(frame),
     };
 }
-
-const ethertype_vlan = 0x8100;
-const ethertype_qinq = 0x88a8;
-const protocol_tcp = 6;
-const protocol_udp = 17;
 
 fn ofMacs(frame: *const Frame) u32 {
     return mix(frame.destination() ^ frame.source());
@@ -60,7 +49,7 @@ fn ofIpv6(bytes: []const u8) u32 {
 
 /// Both ports in one order-free number; 0 for other protocols, and past the parsed bytes.
 fn portsAt(bytes: []const u8, protocol: u8, at: usize) u32 {
-    if (protocol != protocol_tcp and protocol != protocol_udp) return 0;
+    if (!packet.isTcpOrUdp(protocol)) return 0;
     if (at + 4 > bytes.len) return 0;
     const source = std.mem.readInt(u16, bytes[at..][0..2], .big);
     const target = std.mem.readInt(u16, bytes[at + 2 ..][0..2], .big);
@@ -76,7 +65,7 @@ fn udpFrame(source_port: u16, target_port: u16, swap: bool, fragment: bool, byte
     bytes[12..14].* = .{ 0x08, 0x00 };
     bytes[14] = 0x45;
     if (fragment) bytes[20] = 0x20;
-    bytes[23] = protocol_udp;
+    bytes[23] = packet.protocol_udp;
     const source: usize = if (swap) 30 else 26;
     bytes[source + 3] = 1;
     bytes[(26 + 30) - source + 3] = 2;
