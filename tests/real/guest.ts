@@ -83,7 +83,11 @@ export class LinuxGuest implements AsyncDisposable {
     const id = ++this.#command;
     this.#serial.forget();
     await this.#serial.write(`${id} ${command}\n`);
-    const match = await this.#serial.until(new RegExp(`^([^]*?)@done ${id} (\\d+)\n`), timeout_ms);
+    const match = await this.#serial.until(new RegExp(`^([^]*?)@done ${id} (\\d+)\n`), timeout_ms).catch((reason) => {
+      throw new Error(`the guest does not answer: ${command}: its log ends: ${this.log.slice(-3000)}`, {
+        cause: reason,
+      });
+    });
     return { status: Number(match[2]), output: match[1]!.trimEnd() };
   }
 
