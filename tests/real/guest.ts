@@ -62,9 +62,9 @@ export class LinuxGuest implements AsyncDisposable {
       const guest = new LinuxGuest(options, program, serial, await Qmp.open(`${control}/qmp`));
       await guest.#serial.until(/@ready\n/, boot_timeout_ms);
       return guest;
-    } catch (reason) {
+    } catch (cause) {
       await program.stop("SIGKILL");
-      throw new Error(`guest did not boot: ${program.since().slice(-3000)}`, { cause: reason });
+      throw new Error("guest did not boot", { cause });
     }
   }
 
@@ -83,10 +83,8 @@ export class LinuxGuest implements AsyncDisposable {
     const id = ++this.#command;
     this.#serial.forget();
     await this.#serial.write(`${id} ${command}\n`);
-    const match = await this.#serial.until(new RegExp(`^([^]*?)@done ${id} (\\d+)\n`), timeout_ms).catch((reason) => {
-      throw new Error(`the guest does not answer: ${command}: its log ends: ${this.log.slice(-3000)}`, {
-        cause: reason,
-      });
+    const match = await this.#serial.until(new RegExp(`^([^]*?)@done ${id} (\\d+)\n`), timeout_ms).catch((cause) => {
+      throw new Error(`command for the guest failed: ${command}`, { cause });
     });
     return { status: Number(match[2]), output: match[1]!.trimEnd() };
   }
@@ -282,11 +280,16 @@ class SerialPort {
     for (let sent = 0; sent < bytes.length;) sent += await this.#connection.write(bytes.subarray(sent));
   }
 
-  until(pattern: RegExp, timeout_ms: number): Promise<RegExpExecArray> {
-    return eventually(`${pattern} from the guest, which said: ${this.#text.slice(-500)}`, timeout_ms, () => {
-      if (!this.#program.running) throw new Error(`QEMU died: ${this.#program.since().slice(-3000)}`);
-      return pattern.exec(this.#text) ?? undefined;
-    }, 10);
+  async until(pattern: RegExp, timeout_ms: number): Promise<RegExpExecArray> {
+    try {
+      return await eventually(`${pattern} from the guest`, timeout_ms, () => {
+        if (!this.#program.running) throw new Error("QEMU died");
+        return pattern.exec(this.#text) ?? undefined;
+      }, 10);
+    } catch (cause) {
+      const told = `it said: ${this.#text.slice(-500)}: its log ends: ${this.#program.since().slice(-3000)}`;
+      throw new Error(`the guest does not answer: ${told}`, { cause });
+    }
   }
 
   close(): void {

@@ -62,7 +62,6 @@ function padded(bytes: Uint8Array): Uint8Array {
   return whole;
 }
 
-/** What the host says on the second serial port is one command a line; the answer ends with "@done ID STATUS". */
 const init = (modules: readonly string[]) =>
   `#!/bin/busybox sh
 /bin/busybox --install -s /bin
@@ -74,9 +73,17 @@ mount -t tmpfs -o size=75% none /tmp
 ${modules.map((file) => `insmod /modules/${file}`).join("\n")}
 ip link set lo up
 stty raw -echo -F /dev/ttyS1
-exec </dev/ttyS1 >/dev/ttyS1 2>&1
 cd /tmp
-echo "@ready"
+sh /commands </dev/ttyS1 >/dev/ttyS1 2>&1
+`;
+
+/**
+ * What the host says on the second serial port is one command a line; the answer ends with "@done ID STATUS".
+ *
+ * It is not process 1 that reads them: that one inherits what commands left running, and busybox's `read` loses the
+ * line that it has begun when a child ends.
+ */
+const commands = `echo "@ready"
 while read -r id command; do
   sh -c "$command" </dev/null
   echo "@done $id $?"
@@ -97,6 +104,7 @@ export async function writeInitramfs(path: string): Promise<void> {
   const modules = modulesOf(moduleFolder(kernel), ["virtio_pci", "virtio_net"]);
   for (const module of modules) archive.file(`modules/${moduleName(module)}.ko`, await readModule(module));
   archive.file("init", init(modules.map((module) => `${moduleName(module)}.ko`)));
+  archive.file("commands", commands);
   archive.link("usr", "/");
   await Deno.writeFile(path, archive.bytes());
 }
