@@ -49,7 +49,7 @@ export class Program implements AsyncDisposable {
     return this.#dropped + this.#text.length;
   }
 
-  /** What was printed, stdout and stderr as they came, from a place on. */
+  /** What was printed, stdout and whole lines of stderr as they came, from a place on. No line is in another. */
   since(position = 0): string {
     return this.#text.slice(Math.max(0, position - this.#dropped));
   }
@@ -110,7 +110,7 @@ export class Program implements AsyncDisposable {
   }
 
   async #watch(): Promise<Deno.CommandStatus> {
-    await Promise.all([this.#read(this.#child.stdout), this.#read(this.#child.stderr)]);
+    await Promise.all([this.#readOutput(), this.#readErrors()]);
     const status = await this.#child.status;
     this.#status = status;
     await this.#stdin.close().catch(() => {});
@@ -118,21 +118,39 @@ export class Program implements AsyncDisposable {
     return status;
   }
 
-  async #read(stream: ReadableStream<Uint8Array>): Promise<void> {
-    for await (const text of stream.pipeThrough(new TextDecoderStream() as TransformStream<Uint8Array, string>)) {
-      this.#text += text;
-      if (this.#text.length > kept_characters_max) {
-        const surplus = this.#text.length - kept_characters_max / 2;
-        this.#text = this.#text.slice(surplus);
-        this.#dropped += surplus;
-      }
-      for (const waiter of [...this.#waiters]) waiter.check();
+  async #readOutput(): Promise<void> {
+    for await (const text of decoded(this.#child.stdout)) this.#insert(this.#text.length, text);
+  }
+
+  /** They go in front of what stdout has begun, such as a prompt: that must be found in one piece. */
+  async #readErrors(): Promise<void> {
+    let rest = "";
+    for await (const text of decoded(this.#child.stderr)) {
+      rest += text;
+      const end = rest.lastIndexOf("\n") + 1;
+      if (end > 0) this.#insert(this.#text.lastIndexOf("\n") + 1, rest.slice(0, end));
+      rest = rest.slice(end);
     }
+    this.#insert(this.#text.length, rest);
+  }
+
+  #insert(at: number, text: string): void {
+    this.#text = this.#text.slice(0, at) + text + this.#text.slice(at);
+    if (this.#text.length > kept_characters_max) {
+      const surplus = this.#text.length - kept_characters_max / 2;
+      this.#text = this.#text.slice(surplus);
+      this.#dropped += surplus;
+    }
+    for (const waiter of [...this.#waiters]) waiter.check();
   }
 
   #failure(what: string): Error {
     return new Error(`${this.name} ${what}; it last printed:\n${this.since().slice(-4000)}`);
   }
+}
+
+function decoded(stream: ReadableStream<Uint8Array>): ReadableStream<string> {
+  return stream.pipeThrough(new TextDecoderStream() as TransformStream<Uint8Array, string>);
 }
 
 export function describe(status: Deno.CommandStatus): string {
