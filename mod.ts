@@ -29,7 +29,7 @@
  * await Deno.remove(directory, { recursive: true });
  * ```
  *
- * A port serves one front end at a time: see `cli/port_server.ts` for how a second one is turned away.
+ * A port serves one front end at a time: a `PortServer` turns a second one away, and connects again.
  *
  * @module
  */
@@ -38,9 +38,17 @@ export * from "./ffi/fd.ts";
 export * from "./ffi/guest.ts";
 export { VringError } from "./ffi/library.ts";
 export * from "./ffi/machine.ts";
+export * from "./ffi/packets.ts";
 export { type Direction, type Lane, type LaneMode, type Port, type VringState, type VringStats } from "./ffi/port.ts";
 export * from "./ffi/pump.ts";
 export * from "./pmd/devargs.ts";
+export * from "./pmd/eth_dev.ts";
+export * from "./pmd/eth_info.ts";
+export * from "./pmd/port_event.ts";
+export * from "./pmd/port_plan.ts";
+export * from "./pmd/port_sample.ts";
+export * from "./pmd/port_server.ts";
+export { xstatsOf } from "./pmd/xstats.ts";
 export * from "./vhost/backend.ts";
 export * from "./vhost/channel.ts";
 export type { Dataplane, Region, VringConfig, VringFd } from "./vhost/dataplane.ts";

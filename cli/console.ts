@@ -3,11 +3,10 @@
  *
  * @module
  */
+import { macText, type PortPlan, type PortSample } from "../mod.ts";
 import { forwardStatistics, type ForwardTotals, forwardTotals, totalsSince } from "./forward_statistics.ts";
-import { absentModes, type ForwardMode, forwardModes, macText, planLanes } from "./forward_mode.ts";
+import { absentModes, type ForwardMode, forwardModes, planLanes } from "./forward_mode.ts";
 import { portInfo, portStats, portSummary, portXstats } from "./nic_text.ts";
-import type { PortPlan } from "./port_option.ts";
-import type { PortSample } from "./port_sample.ts";
 import type { LanePlan } from "./serve_options.ts";
 import type { Snapshot } from "./serve_report.ts";
 

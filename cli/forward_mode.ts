@@ -3,7 +3,7 @@
  *
  * @module
  */
-import type { LaneMode } from "../mod.ts";
+import { type LaneMode, vhostMac } from "../mod.ts";
 import type { LanePlan } from "./serve_options.ts";
 
 /** testpmd's names, as ours for the data path. */
@@ -25,16 +25,6 @@ export const forwardModes = Object.keys(modes) as readonly ForwardMode[];
 /** Modes of testpmd's that are not here yet. */
 export const absentModes: readonly string[] = ["flowgen", "noisy", "shared_rxq", "txonly"];
 
-/** "VHOST" and the port's number: the address that net_vhost's ports have. */
-export function ownMac(port: number): number {
-  return 0x5648_4f53_5400 + port;
-}
-
-/** An address as people write it. */
-export function macText(mac: number): string {
-  return mac.toString(16).padStart(12, "0").match(/../g)!.join(":");
-}
-
 /** Where a port's frames go: to its partner, the last of an odd number to itself; answers go back. */
 function targetOf(mode: ForwardMode, port: number, ports: number): number {
   return mode === "icmpecho" ? port : Math.min(port ^ 1, ports - 1);
@@ -45,6 +35,6 @@ export function planLanes(mode: ForwardMode, ports: number, stopped = false): La
   return Array.from({ length: ports }, (_, port) => {
     const target = targetOf(mode, port, ports);
     const peerMac = 0x0200_0000_0000 + target;
-    return { mode: stopped ? "none" : modes[mode], target, ownMac: ownMac(target), peerMac };
+    return { mode: stopped ? "none" : modes[mode], target, ownMac: vhostMac(target), peerMac };
   });
 }

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { dropped, type PortSample } from "./port_sample.ts";
+import { dropped, type PortSample } from "../mod.ts";
 
 /** One port's packets since it was opened. */
 export interface ForwardTotals {

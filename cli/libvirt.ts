@@ -3,7 +3,7 @@
  *
  * @module
  */
-import type { PortPlan } from "./port_option.ts";
+import type { PortPlan } from "../mod.ts";
 
 function escape(text: string): string {
   const names: Record<string, string> = { "<": "&lt;", ">": "&gt;", "&": "&amp;", "'": "&apos;", '"': "&quot;" };

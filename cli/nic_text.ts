@@ -3,9 +3,7 @@
  *
  * @module
  */
-import type { VringStats } from "../mod.ts";
-import type { PortPlan } from "./port_option.ts";
-import { dropped, dropReasons, type PortSample, rate } from "./port_sample.ts";
+import { dropped, type PortPlan, portRate, type PortSample, type VringStats, xstatsOf } from "../mod.ts";
 
 /** A port's counters, those at an earlier moment taken off. */
 export interface Counted {
@@ -58,7 +56,7 @@ function counts(name: "RX" | "TX", stats: VringStats, lost: string): string {
   return `  ${name}-packets: ${packets} ${lost}: ${drops}  ${name}-bytes:  ${stats.bytes}`;
 }
 
-function throughput(name: "Rx" | "Tx", { packetsPerSecond, bitsPerSecond }: ReturnType<typeof rate>): string {
+function throughput(name: "Rx" | "Tx", { packetsPerSecond, bitsPerSecond }: ReturnType<typeof portRate>): string {
   return `  ${name}-pps: ${String(Math.round(packetsPerSecond)).padStart(12)}` +
     `          ${name}-bps: ${String(Math.round(bitsPerSecond)).padStart(12)}`;
 }
@@ -67,7 +65,7 @@ function throughput(name: "Rx" | "Tx", { packetsPerSecond, bitsPerSecond }: Retu
 export function portStats(number: number, counted: Counted, last: PortSample | undefined, seconds: number): string[] {
   const { now } = counted;
   const of = (direction: "toGuest" | "fromGuest") =>
-    last === undefined ? { packetsPerSecond: 0, bitsPerSecond: 0 } : rate(now, last, direction, seconds);
+    last === undefined ? { packetsPerSecond: 0, bitsPerSecond: 0 } : portRate(now, last, direction, seconds);
   return [
     `  ######################## NIC statistics for port ${number}  ########################`,
     counts("RX", difference(counted, "fromGuest"), "RX-missed"),
@@ -79,27 +77,11 @@ export function portStats(number: number, counted: Counted, last: PortSample | u
   ];
 }
 
-function extended(sign: "rx" | "tx", stats: VringStats): [string, bigint][] {
-  const drops = dropReasons(stats).map((reason): [string, bigint] => [
-    `${sign}_drop_${reason}`,
-    stats[`drop_${reason}` as keyof VringStats] as bigint,
-  ]);
-  return [
-    [`${sign}_good_packets`, stats.packets],
-    [`${sign}_good_bytes`, stats.bytes],
-    [`${sign}_multicast_packets`, stats.multicast],
-    [`${sign}_broadcast_packets`, stats.broadcast],
-    [`${sign}_guest_notifications`, stats.calls],
-    [`${sign}_guest_notifications_suppressed`, stats.calls_suppressed],
-    ...drops,
-  ];
-}
-
 /** `show port xstats`: names as the vhost PMD's, and a counter for each reason to drop. */
 export function portXstats(number: number, counted: Counted): string[] {
   const all = [
-    ...extended("rx", difference(counted, "fromGuest")),
-    ...extended("tx", difference(counted, "toGuest")),
+    ...xstatsOf("rx", difference(counted, "fromGuest")),
+    ...xstatsOf("tx", difference(counted, "toGuest")),
   ];
   return [`###### NIC extended statistics for port ${number}`, ...all.map(([name, value]) => `${name}: ${value}`)];
 }

@@ -3,13 +3,12 @@
  *
  * @module
  */
-import { isAbsolute, join, normalize } from "node:path";
 import { Command, Option } from "@commander-js/extra-typings";
-import { DevargsError, makeOffer, parseVdev, type VhostVdev } from "../mod.ts";
+import { DevargsError, parseVdev, planVdev, type VhostVdev } from "../mod.ts";
 import { UsageError } from "./error.ts";
-import { forwardModes, macText, ownMac, planLanes } from "./forward_mode.ts";
+import { forwardModes, planLanes } from "./forward_mode.ts";
 import { choice, cpuList, idleOption, seconds, socketModeOption, wholeNumber } from "./option.ts";
-import { checkSocket, checkTwice, type PortPlan } from "./port_option.ts";
+import { checkSocket, checkTwice } from "./port_option.ts";
 import type { ServePlan, Surroundings } from "./serve_options.ts";
 
 const examples = `
@@ -129,18 +128,6 @@ function vhostVdev(text: string): VhostVdev {
   }
 }
 
-function planPort(vdev: VhostVdev, number: number, workingDirectory: string, queues: number): PortPlan {
-  const { name, iface, client, features } = vdev;
-  const mac = macText(ownMac(number));
-  return {
-    name,
-    socket: isAbsolute(iface) ? normalize(iface) : join(workingDirectory, iface),
-    mode: client ? "client" : "server",
-    mac,
-    offer: makeOffer({ queuePairs: queues, withheld: features }),
-  };
-}
-
 /** Checks everything that can be checked without touching anything; throws a `UsageError`. */
 export function planPmdForward(options: PmdForwardOptions, { workingDirectory, cores }: Surroundings): ServePlan {
   const { json, statsPeriod } = options;
@@ -150,7 +137,9 @@ export function planPmdForward(options: PmdForwardOptions, { workingDirectory, c
   }
   if (options.vdev === undefined) throw new UsageError("no port: give --vdev eth_vhost0,iface=PATH");
   const vdevs = options.vdev.map(vhostVdev);
-  const ports = vdevs.map((vdev, number) => planPort(vdev, number, workingDirectory, queuePairs(vdev, options)));
+  const ports = vdevs.map((vdev, number) =>
+    planVdev(vdev, { number, queuePairs: queuePairs(vdev, options), workingDirectory })
+  );
   ports.forEach(({ socket }) => checkSocket(socket));
   checkTwice("name", ports.map(({ name }) => name));
   checkTwice("iface", ports.map(({ socket }) => socket));

@@ -4,24 +4,10 @@
  * @module
  */
 import { isAbsolute, join, normalize } from "node:path";
-import { makeOffer, type Offer, offerNames } from "../mod.ts";
+import { makeOffer, offerNames, type PortMode, type PortPlan } from "../mod.ts";
 import { UsageError } from "./error.ts";
 import { wholeNumber } from "./option.ts";
 import { advice } from "./suggestion.ts";
-
-/** Who listens on the socket: we (`server`) or the front end. */
-export type PortMode = "server" | "client";
-
-/** A port as it will be opened. */
-export interface PortPlan {
-  readonly name: string;
-  /** Absolute. */
-  readonly socket: string;
-  readonly mode: PortMode;
-  /** For the front end's arguments: we never see a guest's MAC but in its packets. */
-  readonly mac: string;
-  readonly offer: Offer;
-}
 
 /** A port as far as `--port` says it. */
 export interface PortOption {

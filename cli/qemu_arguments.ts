@@ -3,7 +3,7 @@
  *
  * @module
  */
-import type { PortPlan } from "./port_option.ts";
+import type { PortPlan } from "../mod.ts";
 
 /** What matters of the QEMU on this host. */
 export interface Qemu {

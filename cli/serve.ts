@@ -3,8 +3,8 @@
  *
  * @module
  */
+import type { PortPlan } from "../mod.ts";
 import { libvirtInterface, libvirtMemory } from "./libvirt.ts";
-import type { PortPlan } from "./port_option.ts";
 import { assumedQemu, findQemu, type Qemu, qemuArguments, qemuMemory, shellLines } from "./qemu_arguments.ts";
 import { planServe, serveCommand, type ServeOptions } from "./serve_options.ts";
 import type { ServeReport } from "./serve_report.ts";

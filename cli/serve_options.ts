@@ -4,10 +4,10 @@
  * @module
  */
 import { Command, Option } from "@commander-js/extra-typings";
-import type { Lane } from "../mod.ts";
+import type { Lane, PortPlan } from "../mod.ts";
 import { UsageError } from "./error.ts";
 import { cpuList, idleOption, seconds, socketModeOption, wholeNumber } from "./option.ts";
-import { collectPort, planPorts, type PortOption, type PortPlan } from "./port_option.ts";
+import { collectPort, planPorts, type PortOption } from "./port_option.ts";
 
 const examples = `
 A port's settings, parted by commas (a comma within a value is written twice):

@@ -3,10 +3,18 @@
  *
  * @module
  */
-import type { Direction, WorkerStats } from "../mod.ts";
+import {
+  describeEvent,
+  type Direction,
+  portDrops,
+  type PortEvent,
+  portRate,
+  type PortSample,
+  type PortState,
+  type Rate,
+  type WorkerStats,
+} from "../mod.ts";
 import { type Column, fit, type Output, quantity, table } from "./output.ts";
-import { describe, type PortEvent } from "./port_event.ts";
-import { drops, type PortSample, type PortState, type Rate, rate } from "./port_sample.ts";
 
 /** Everything that is counted, at one moment. */
 export interface Snapshot {
@@ -57,8 +65,8 @@ function rates(now: Snapshot, before: Snapshot) {
   const seconds = (now.time_ms - before.time_ms) / 1000;
   const ports = now.ports.map((port, index) => {
     const earlier = before.ports[index]!;
-    const of = (direction: Direction): Rate => rate(port, earlier, direction, seconds);
-    return { port, toGuest: of("toGuest"), fromGuest: of("fromGuest"), drops: drops(port, earlier) };
+    const of = (direction: Direction): Rate => portRate(port, earlier, direction, seconds);
+    return { port, toGuest: of("toGuest"), fromGuest: of("fromGuest"), drops: portDrops(port, earlier) };
   });
   return { seconds, ports, workers: now.workers.map((worker, index) => busy(worker, before.workers[index]!)) };
 }
@@ -118,7 +126,7 @@ export class ServeReport {
   }
 
   happened(event: PortEvent): void {
-    this.note(event, describe(event));
+    this.note(event, describeEvent(event));
   }
 
   /** Takes in a snapshot; prints the rates since the one before, if there is one. */
@@ -186,7 +194,7 @@ export class ServeReport {
       return [
         port.port,
         ...numbers,
-        drops(port).map(([reason, packets]) => `${packets} ${reason.replaceAll("_", " ")}`).join(", "),
+        portDrops(port).map(([reason, packets]) => `${packets} ${reason.replaceAll("_", " ")}`).join(", "),
       ];
     });
     const counters = { ports: now.ports.map(jsonPort), workers: now.workers };

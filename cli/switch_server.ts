@@ -3,10 +3,8 @@
  *
  * @module
  */
-import { drainEventfd, Engine, Pump, VringError } from "../mod.ts";
+import { drainEventfd, Engine, type PortEvent, PortServer, Pump, VringError } from "../mod.ts";
 import { CommandError, HostError, UsageError } from "./error.ts";
-import type { PortEvent } from "./port_event.ts";
-import { PortServer } from "./port_server.ts";
 import type { LanePlan, ServePlan } from "./serve_options.ts";
 import type { Snapshot } from "./serve_report.ts";
 import { makeSocketDirectory } from "./socket_directory.ts";

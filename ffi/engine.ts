@@ -33,6 +33,11 @@ export interface PortOptions {
   queuePairs: number;
   /** Longest frame to the guest, without its Ethernet header, in bytes; no limit, if undefined. */
   mtu?: number | undefined;
+  /**
+   * Told after a ring started, stopped, was enabled or disabled, or got another kick fd; all rings, if undefined. May
+   * not throw.
+   */
+  changed?: (ring: number | undefined) => void;
 }
 
 /** How long a hostile front end can hold a worker up, about. */
@@ -63,16 +68,19 @@ export class Engine implements AsyncDisposable {
     return this.#handle;
   }
 
-  /** Starts one more worker thread and returns its number. A ring needs at least one worker before it can start. */
+  /**
+   * Starts one more worker thread and returns its number. In an engine without any, `Port.receive` and `Port.send` move
+   * the frames; rings that started then get no worker later.
+   */
   addWorker({ cpu = -1, idle = "adaptive" }: WorkerOptions = {}): number {
     const config = writeStruct("WorkerConfig", { cpu, idle: IdleMode[idle] });
     return check("add worker", library().worker_add(this.#live(), config));
   }
 
   /** Opens a port of the switch. */
-  openPort({ queuePairs, mtu = 0 }: PortOptions): Port {
+  openPort({ queuePairs, mtu = 0, changed }: PortOptions): Port {
     const config = writeStruct("PortConfig", { queue_pairs: queuePairs, mtu });
-    return new Port(this.#live(), check("open port", library().port_open(this.#live(), config)));
+    return new Port(this.#live(), check("open port", library().port_open(this.#live(), config)), changed);
   }
 
   /** An eventfd of the engine's that becomes readable when a ring breaks; not to be closed. */

@@ -8,6 +8,7 @@ import type { Dataplane, Region, VringConfig, VringFd } from "../vhost/dataplane
 import type { Fd } from "../vhost/fd.ts";
 import { ForwardMode, VringBroken, VringFd as VringFdNumber } from "./abi.gen.ts";
 import { check, library, VringError } from "./library.ts";
+import type { Packets } from "./packets.ts";
 import { emptyStruct, readStruct, type Struct, writeStruct, writeStructs } from "./struct.ts";
 
 /** Counters of one ring, or of all rings of one direction, since the port was opened. */
@@ -44,11 +45,15 @@ export interface Lane {
 export class Port implements Dataplane, Disposable {
   readonly #engine: number;
   readonly number: number;
+  readonly #changed: ((ring: number | undefined) => void) | undefined;
+  /** By ring. */
+  readonly #kicks = new Map<number, number>();
   #open = true;
 
-  constructor(engine: number, number: number) {
+  constructor(engine: number, number: number, changed?: (ring: number | undefined) => void) {
     this.#engine = engine;
     this.number = number;
+    this.#changed = changed;
   }
 
   #place(): [number, number] {
@@ -99,16 +104,19 @@ export class Port implements Dataplane, Disposable {
       flags: config.flags,
     });
     check(`start vring ${index}`, library().vring_start(...this.#place(), index, bytes));
+    this.#changed?.(index);
   }
 
   stopVring(index: number): number {
     const buffer = emptyStruct("VringState");
     check(`stop vring ${index}`, library().vring_stop(...this.#place(), index, buffer));
+    this.#changed?.(index);
     return readStruct("VringState", buffer).base;
   }
 
   enableVring(index: number, enabled: boolean): void {
     check(`enable vring ${index}`, library().vring_enable(...this.#place(), index, enabled ? 1 : 0));
+    this.#changed?.(index);
   }
 
   setVringFd(index: number, kind: VringFd, fd: Fd | undefined): void {
@@ -116,10 +124,52 @@ export class Port implements Dataplane, Disposable {
     const code = library().vring_set_fd(...this.#place(), index, VringFdNumber[kind], number);
     check(`set ${kind} fd of vring ${index}`, code);
     fd?.take();
+    if (kind !== "kick") return;
+    if (fd === undefined) this.#kicks.delete(index);
+    else this.#kicks.set(index, number);
+    this.#changed?.(index);
   }
 
   reset(): void {
     check(`reset port ${this.number}`, library().port_reset(...this.#place()));
+    this.#kicks.clear();
+    this.#changed?.(undefined);
+  }
+
+  /**
+   * Copies frames from the guest, for an engine without workers. What `packets` had is gone. Returns how many came: 0
+   * where the ring does not run.
+   */
+  receive(queue: number, packets: Packets): number {
+    return packets.refill((arena, rows, count) => {
+      const code = library().vring_receive(...this.#place(), 2 * queue + 1, arena, arena.length, rows, count);
+      return code < 0 ? check(`receive from queue ${queue}`, code) : code;
+    });
+  }
+
+  /**
+   * Copies frames to the guest, for an engine without workers. Returns how many are done with, and are gone from
+   * `packets`; for the others there was no buffer, or the ring does not run.
+   */
+  send(queue: number, packets: Packets): number {
+    return packets.drain((arena, rows, count) => {
+      const code = library().vring_send(...this.#place(), 2 * queue, arena, arena.length, rows, count);
+      return code < 0 ? check(`send to queue ${queue}`, code) : code;
+    });
+  }
+
+  /**
+   * Asks the guest of a ring without worker to kick when it sends, or not to. Returns whether something is there
+   * already.
+   */
+  arm(queue: number, armed: boolean): boolean {
+    const code = library().vring_arm(...this.#place(), 2 * queue + 1, armed ? 1 : 0);
+    return check(`arm queue ${queue}`, code) === 1;
+  }
+
+  /** The eventfd, the port's own, that the guest kicks when it sends; undefined without one. */
+  kickFd(queue: number): number | undefined {
+    return this.#kicks.get(2 * queue + 1);
   }
 
   /** A snapshot of the counters of one direction, summed over its rings. */
@@ -142,6 +192,17 @@ export class Port implements Dataplane, Disposable {
     check(`read state of vring ${index}`, library().vring_state(...this.#place(), index, buffer));
     const { base, started, enabled, broken } = readStruct("VringState", buffer);
     return { base, started: started !== 0, enabled: enabled !== 0, broken: brokenName(broken) };
+  }
+
+  /** Whether packets may pass through a ring. */
+  isUp(index: number): boolean {
+    const { started, enabled, broken } = this.vringState(index);
+    return started && enabled && broken === undefined;
+  }
+
+  /** Whether it was not closed yet. */
+  get isOpen(): boolean {
+    return this.#open;
   }
 
   /** Stops every ring and closes the port. May be called again, and after the engine was closed. */

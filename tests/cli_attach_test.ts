@@ -2,7 +2,7 @@
 
 import { deepEqual, equal, ok } from "node:assert/strict";
 import { libvirtInterface } from "../cli/libvirt.ts";
-import type { PortPlan } from "../cli/port_option.ts";
+import type { PortPlan } from "../mod.ts";
 import { assumedQemu, findQemu, type Qemu, qemuArguments, shellLines } from "../cli/qemu_arguments.ts";
 import { makeOffer } from "../mod.ts";
 

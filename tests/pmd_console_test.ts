@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { Console, type Forwarder } from "../cli/console.ts";
-import type { PortSample } from "../cli/port_sample.ts";
+import type { PortSample } from "../mod.ts";
 import type { LanePlan } from "../cli/serve_options.ts";
 import { makeOffer, type VringStats } from "../mod.ts";
 import { emptyStruct, readStruct } from "../ffi/struct.ts";

@@ -54,6 +54,11 @@ pub const VringFd = enum(u32) { kick = 0, call = 1, err = 2 };
 
 pub const FdKind = enum(u32) { other = 0, eventfd = 1, file = 2, socket = 3, pipe = 4, directory = 5, closed = 6 };
 
+/// Frames that one call of `vring_receive` or `vring_send` moves.
+pub const packets_max = 64;
+/// Room that `vring_receive` needs for each frame that it may bring.
+pub const packet_room_max = 65664;
+
 pub const EngineConfig = extern struct {
     ports_max: u32,
     /// A MAC address not seen for so long is forgotten.
@@ -112,6 +117,20 @@ pub const Lane = extern struct {
 
     comptime {
         assertShape(Lane, 24);
+    }
+};
+
+/// A frame in memory of the caller's.
+pub const Packet = extern struct {
+    /// Where it begins, in bytes. In front of it is room for a virtio-net header.
+    offset: u32,
+    /// In bytes, as on the wire without its checksum.
+    length: u32,
+    /// The virtio-net header of VERSION_1 (virtio 5.1.6), checked against the frame.
+    header: [12]u8,
+
+    comptime {
+        assertShape(Packet, 20);
     }
 };
 

@@ -14,13 +14,13 @@ const spec = @import("spec.zig");
 const vring_entry = @import("vring_entry.zig");
 
 const NetHeader = spec.NetHeader;
-const Segment = chain.Segment;
+pub const Segment = chain.Segment;
 const copy = copy_file.copy;
 const Used = vring_entry.Used;
 const Vring = @import("vring.zig").Vring;
 
 /// Frames in one burst; also bits in a `Mask`.
-pub const frames_max = 64;
+pub const frames_max = abi.packets_max;
 pub const Mask = u64;
 
 /// Bytes of a frame that are fetched to be looked at: destination, source, type, and two more, so
@@ -98,6 +98,8 @@ pub const Burst = struct {
     gathered: []Gathered,
     /// Descriptors looked at, towards the limits above.
     steps: u32,
+    /// Of the last run of frames into a guest, the last ones, which found no buffer.
+    left: Mask,
 
     /// Room for one more chain, whatever was collected before, each of its bytes a segment; and before
     /// each chain's segments for the one that `front` puts there.
@@ -110,6 +112,7 @@ pub const Burst = struct {
         burst.count = 0;
         burst.head_count = 0;
         burst.steps = 0;
+        burst.left = 0;
         burst.source = .{ .items = try allocator.alloc(Segment, pool_segments) };
         errdefer allocator.free(burst.source.items);
         burst.sink = .{ .items = try allocator.alloc(Segment, pool_segments) };
@@ -129,20 +132,25 @@ pub const Burst = struct {
     /// Takes what the guest sent, up to `frames_max` chains. The ring may break on the way; what was
     /// taken before that is still good.
     pub fn collect(burst: *Burst, vring: *Vring) void {
+        burst.collectSome(vring, frames_max);
+    }
+
+    /// The same, up to `chains_max` chains, no more than `frames_max`.
+    pub fn collectSome(burst: *Burst, vring: *Vring, chains_max: u32) void {
         burst.count = 0;
         burst.head_count = 0;
         burst.source.used = 0;
         burst.steps = 0;
         switch (vring.format) {
-            .split => burst.collectFrom(vring, &vring.ring.split),
-            .packed_ring => burst.collectFrom(vring, &vring.ring.packed_ring),
+            .split => burst.collectFrom(vring, &vring.ring.split, chains_max),
+            .packed_ring => burst.collectFrom(vring, &vring.ring.packed_ring, chains_max),
         }
     }
 
-    fn collectFrom(burst: *Burst, vring: *Vring, ring: anytype) void {
+    fn collectFrom(burst: *Burst, vring: *Vring, ring: anytype, chains_max: u32) void {
         @setRuntimeSafety(false);
         const short = vring.header_bytes == full_header_bytes;
-        while (burst.head_count < frames_max) {
+        while (burst.head_count < chains_max) {
             const entry = (ring.next() catch |reason| return vring.breakBy(reason)) orelse return;
             const single = entry.flags & (spec.desc_next | spec.desc_indirect | spec.desc_write) == 0;
             if (short and single and entry.len -% (full_header_bytes + ethernet_bytes) <=
@@ -252,6 +260,7 @@ pub const Burst = struct {
     pub fn deliver(burst: *Burst, vring: *Vring, mask: Mask, mtu: u32) Used {
         vring.lock.acquire();
         defer vring.lock.release();
+        burst.left = 0;
         if (vring.isBroken()) {
             vring.stats.drop_link_down += @popCount(mask);
             return .{};
@@ -323,6 +332,7 @@ pub const Burst = struct {
         targets.fill();
         const drop = if (vring.isBroken()) &vring.stats.drop_link_down else &vring.stats.drop_no_buffer;
         drop.* += @popCount(left);
+        burst.left = left;
         counts.commit(&vring.stats);
         return ring.flush();
     }
@@ -525,7 +535,7 @@ inline fn fetchHeader(base: [*]const u8) NetHeader {
     return @as(*const NetHeader, @ptrCast(&words)).*;
 }
 
-inline fn copyFrame(target: [*]u8, segments: []const Segment) void {
+pub inline fn copyFrame(target: [*]u8, segments: []const Segment) void {
     @setRuntimeSafety(false);
     copy(target, segments[0].base, segments[0].len);
     var at: usize = segments[0].len;

@@ -123,18 +123,31 @@ pub fn Rig(comptime Driver: type) type {
 
         /// Fills both rings as far as chance wants, lets the device work, and checks what came of it.
         pub fn round(self: *Self) !void {
+            try self.fill();
+            const arrived = try self.forward();
+            try self.finish(arrived);
+        }
+
+        pub fn fill(self: *Self) !void {
             const random = self.random.random();
             for (0..random.uintLessThan(u32, self.options.size + 2)) |_| if (!try self.offer()) break;
             for (0..random.uintLessThan(u32, self.options.size + 2)) |_| if (!try self.send()) break;
             _ = self.to.driver.publish();
             _ = self.from.driver.publish();
-            try self.forward();
+        }
+
+        /// So many frames should have arrived.
+        pub fn finish(self: *Self, arrived: u32) !void {
+            try std.testing.expectEqual(arrived, self.expected.count);
+            try std.testing.expectEqual(0, self.from.device.broken.load(.monotonic));
+            try std.testing.expectEqual(0, self.to.device.broken.load(.monotonic));
+            self.arrived += arrived;
             try self.takeSent();
             try self.takeReceived();
         }
 
         /// Device: everything that was sent goes to the receiver, what finds no place is lost.
-        fn forward(self: *Self) !void {
+        fn forward(self: *Self) !u32 {
             var arrived: u32 = 0;
             while (self.from.device.pending()) {
                 self.burst.collect(&self.from.device);
@@ -146,13 +159,10 @@ pub fn Rig(comptime Driver: type) type {
                 }
                 _ = self.burst.giveBack(&self.from.device);
             }
-            try std.testing.expectEqual(arrived, self.expected.count);
-            try std.testing.expectEqual(0, self.from.device.broken.load(.monotonic));
-            try std.testing.expectEqual(0, self.to.device.broken.load(.monotonic));
-            self.arrived += arrived;
+            return arrived;
         }
 
-        fn lostCount(self: *const Self) u64 {
+        pub fn lostCount(self: *const Self) u64 {
             return self.to.device.stats.drop_no_buffer + self.to.device.stats.drop_too_big;
         }
 
@@ -269,7 +279,7 @@ pub fn Rig(comptime Driver: type) type {
             return chain;
         }
 
-        fn addressOf(_: *const Self, token: u32, first: u32) u64 {
+        pub fn addressOf(_: *const Self, token: u32, first: u32) u64 {
             return gpa_base + buffers_at + @as(u64, first + token) * buffer_bytes;
         }
 
@@ -327,7 +337,7 @@ const Expected = struct {
         self.next_sent += 1;
     }
 
-    fn remove(self: *Expected, index: u32) void {
+    pub fn remove(self: *Expected, index: u32) void {
         self.count -= 1;
         std.mem.copyForwards(Frame, self.frames[index..self.count], self.frames[index + 1 .. self.count + 1]);
     }

@@ -6,10 +6,14 @@
 
 const std = @import("std");
 const abi = @import("abi.zig");
+const Burst = @import("burst.zig").Burst;
+const fault = @import("fault.zig");
 const memory_file = @import("memory.zig");
+const pmd_burst = @import("pmd_burst.zig");
 const port_file = @import("port.zig");
 const Port = port_file.Port;
-const Switch = @import("switch.zig").Switch;
+const switch_file = @import("switch.zig");
+const Switch = switch_file.Switch;
 const sys = @import("sys.zig");
 const Vring = @import("vring.zig").Vring;
 const Worker = @import("worker.zig").Worker;
@@ -42,6 +46,9 @@ pub const Engine = struct {
     worker_count: u32,
     /// Signalled when a ring breaks.
     attention: i32,
+    /// The control thread's own, once it moves frames itself.
+    burst: ?*Burst,
+    faults_seen: u32,
 
     pub fn create(config: abi.EngineConfig) Error!*Engine {
         if (config.ports_max == 0 or config.ports_max > abi.ports_max) return error.InvalidArgument;
@@ -50,6 +57,8 @@ pub const Engine = struct {
         engine.fabric.init(config.mac_age_ms);
         engine.ports_max = config.ports_max;
         engine.worker_count = 0;
+        engine.burst = null;
+        engine.faults_seen = fault.total.load(.monotonic);
         engine.attention = try sys.eventfd();
         return engine;
     }
@@ -63,6 +72,7 @@ pub const Engine = struct {
             slot.* = null;
             discard(port);
         }
+        if (engine.burst) |burst| burst.destroy();
         sys.close(engine.attention);
         std.heap.page_allocator.destroy(engine);
     }
@@ -196,9 +206,8 @@ pub const Engine = struct {
     pub fn startVring(engine: *Engine, port: *Port, vring: *Vring, config: abi.VringConfig) Error!void {
         try engine.hold();
         defer engine.release();
-        const worker = engine.idlest() orelse return error.NoSuchHandle;
         try vring.start(config);
-        if (port.isFromGuest(vring)) worker.add(.{ .vring = vring, .port = port }) catch |reason| {
+        if (port.isFromGuest(vring)) engine.place(port, vring) catch |reason| {
             _ = vring.stop() catch unreachable;
             return reason;
         };
@@ -263,6 +272,51 @@ pub const Engine = struct {
             if (worker.find(vring) != null) return worker;
         }
         return null;
+    }
+
+    /// Gives a ring to a worker. Where there are none it waits for `receive`.
+    fn place(engine: *Engine, port: *Port, vring: *Vring) error{LimitReached}!void {
+        const worker = engine.idlest() orelse return;
+        try worker.add(.{ .vring = vring, .port = port });
+    }
+
+    /// See `pmd_burst.receive`. No worker serves this engine, and the ring is one from a guest.
+    pub fn receive(engine: *Engine, port: *Port, vring: *Vring, arena: []u8, packets: []abi.Packet) Error!u32 {
+        if (!port.isFromGuest(vring)) return error.InvalidArgument;
+        const count = pmd_burst.receive(try engine.ownBurst(), vring, arena, packets);
+        engine.lookForFaults();
+        return count;
+    }
+
+    /// See `pmd_burst.send`. No worker serves this engine, and the ring is one to a guest.
+    pub fn send(engine: *Engine, port: *Port, vring: *Vring, arena: []u8, packets: []const abi.Packet) Error!u32 {
+        if (port.isFromGuest(vring)) return error.InvalidArgument;
+        const count = try pmd_burst.send(try engine.ownBurst(), vring, port.mtu, arena, packets);
+        engine.lookForFaults();
+        return count;
+    }
+
+    /// Asks the guest for kicks, or no more, and looks once more. A full fence lies between (virtio 2.7.10.1,
+    /// 2.8.10.1).
+    pub fn arm(engine: *Engine, port: *Port, vring: *Vring, wanted: bool) Error!bool {
+        if (engine.worker_count > 0 or !port.isFromGuest(vring)) return error.InvalidArgument;
+        if (!vring.started or vring.isBroken()) return false;
+        if (wanted) vring.arm() else vring.disarm();
+        switch_file.fence();
+        return vring.pending();
+    }
+
+    fn ownBurst(engine: *Engine) Error!*Burst {
+        if (engine.worker_count > 0) return error.InvalidArgument;
+        if (engine.burst == null) engine.burst = try Burst.create();
+        return engine.burst.?;
+    }
+
+    fn lookForFaults(engine: *Engine) void {
+        const faults = fault.total.load(.monotonic);
+        if (faults == engine.faults_seen) return;
+        engine.faults_seen = faults;
+        engine.fabric.breakFaulty();
     }
 
     /// The worker with the fewest rings.

@@ -182,6 +182,49 @@ pub export fn vring_stats(handle: u32, number: u32, index: u32, stats: *abi.Vrin
     return 0;
 }
 
+/// Copies frames from the guest into `arena`, as `pmd_burst.zig` says. Returns their number. For an engine without
+/// workers.
+pub export fn vring_receive(
+    handle: u32,
+    number: u32,
+    index: u32,
+    arena: [*]u8,
+    arena_bytes: u32,
+    packets: [*]abi.Packet,
+    packet_count: u32,
+) i32 {
+    const place = vringOf(handle, number, index) orelse return status(.no_such_handle);
+    const room = packets[0..packet_count];
+    const count = place.engine.receive(place.port, place.vring, arena[0..arena_bytes], room) catch |reason|
+        return failure(reason);
+    return @intCast(count);
+}
+
+/// Copies frames from `arena` to the guest. Returns how many are done with: the others found no buffer. For an engine
+/// without workers.
+pub export fn vring_send(
+    handle: u32,
+    number: u32,
+    index: u32,
+    arena: [*]u8,
+    arena_bytes: u32,
+    packets: [*]const abi.Packet,
+    packet_count: u32,
+) i32 {
+    const place = vringOf(handle, number, index) orelse return status(.no_such_handle);
+    const frames = packets[0..packet_count];
+    const count = place.engine.send(place.port, place.vring, arena[0..arena_bytes], frames) catch |reason|
+        return failure(reason);
+    return @intCast(count);
+}
+
+/// Asks for kicks, or no more. Returns whether something is there already: 1 or 0. For an engine without workers.
+pub export fn vring_arm(handle: u32, number: u32, index: u32, armed: u32) i32 {
+    const place = vringOf(handle, number, index) orelse return status(.no_such_handle);
+    const pending = place.engine.arm(place.port, place.vring, armed != 0) catch |reason| return failure(reason);
+    return @intFromBool(pending);
+}
+
 // Control sockets.
 
 /// Returns a handle. A message, theirs or ours, may be under way for so long.

@@ -36,6 +36,7 @@ test {
     _ = @import("outbox.zig");
     _ = @import("packed.zig");
     _ = @import("packed_place.zig");
+    _ = @import("pmd_burst.zig");
     _ = @import("pump.zig");
     _ = @import("split.zig");
     _ = @import("system_file.zig");

@@ -34,7 +34,7 @@ function ringName(ring: number): string {
 }
 
 /** One line, without a full stop. */
-export function describe(happened: PortEvent): string {
+export function describeEvent(happened: PortEvent): string {
   return `${happened.port}: ${text(happened)}`;
 }
 

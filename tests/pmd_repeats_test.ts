@@ -1,8 +1,8 @@
 /** A peer that comes 600 times a second makes a few lines, not 600 a second. */
 
 import { deepEqual, equal } from "node:assert/strict";
-import { Budget } from "../cli/budget.ts";
-import { Repeats } from "../cli/repeats.ts";
+import { Budget } from "../pmd/budget.ts";
+import { Repeats } from "../pmd/repeats.ts";
 
 Deno.test("the first is told, the rest by number, less and less often", () => {
   const told: [number, number][] = [];

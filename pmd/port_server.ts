@@ -3,20 +3,16 @@
  *
  * @module
  */
-import {
-  Backend,
-  type Channel,
-  featureNames,
-  hasFeature,
-  type Port,
-  type Pump,
-  VringError,
-  type VringState,
-} from "../mod.ts";
-import type { Occurrence, PortEvent } from "./port_event.ts";
-import type { PortPlan } from "./port_option.ts";
-import type { PortSample, PortState } from "./port_sample.ts";
+import type { Port, VringState } from "../ffi/port.ts";
+import type { Pump } from "../ffi/pump.ts";
+import { VringError } from "../ffi/library.ts";
+import { Backend } from "../vhost/backend.ts";
+import type { Channel } from "../vhost/channel.ts";
+import { featureNames, hasFeature } from "../vhost/spec.ts";
 import { Budget } from "./budget.ts";
+import type { Occurrence, PortEvent } from "./port_event.ts";
+import type { PortPlan } from "./port_plan.ts";
+import type { PortSample, PortState } from "./port_sample.ts";
 import { Repeats } from "./repeats.ts";
 import { RingWatch } from "./ring_watch.ts";
 
@@ -33,6 +29,7 @@ const lastPause_ms = 1000;
 /** A front end or a guest that makes more happen is told of by number. */
 const tellBurst = 50;
 const tellPerSecond = 5;
+
 /** What a port works with. */
 export interface PortServerParts {
   readonly plan: PortPlan;

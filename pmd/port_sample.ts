@@ -3,7 +3,7 @@
  *
  * @module
  */
-import type { Direction, VringStats } from "../mod.ts";
+import type { Direction, VringStats } from "../ffi/port.ts";
 
 /** How far a port is: nobody there, a front end there, rings running, or a ring given up. */
 export type PortState = "waiting" | "connected" | "running" | "broken";
@@ -37,7 +37,7 @@ export function dropped(stats: VringStats): number {
 }
 
 /** Dropped packets of both directions by reason, those that are not 0, most first. */
-export function drops(sample: PortSample, before?: PortSample): [reason: string, packets: number][] {
+export function portDrops(sample: PortSample, before?: PortSample): [reason: string, packets: number][] {
   const found = new Map<string, number>();
   for (const direction of directions) {
     const now = sample.counters[direction];
@@ -51,7 +51,7 @@ export function drops(sample: PortSample, before?: PortSample): [reason: string,
 }
 
 /** The rate of one direction. `seconds` lie between the two samples. */
-export function rate(now: PortSample, before: PortSample, direction: Direction, seconds: number): Rate {
+export function portRate(now: PortSample, before: PortSample, direction: Direction, seconds: number): Rate {
   const difference = (key: "packets" | "bytes") =>
     Number(now.counters[direction][key] - before.counters[direction][key]);
   return { packetsPerSecond: difference("packets") / seconds, bitsPerSecond: 8 * difference("bytes") / seconds };

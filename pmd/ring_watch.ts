@@ -3,7 +3,7 @@
  *
  * @module
  */
-import type { Port, VringStats } from "../mod.ts";
+import type { Port, VringStats } from "../ffi/port.ts";
 
 /** What was found, once for each start of a ring or for each connection. */
 export type RingFinding =
