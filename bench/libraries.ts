@@ -1,8 +1,10 @@
 /**
- * Builds of libvring against each other, and against DPDK's testpmd: what a change is worth.
+ * Builds of libvring against each other, and against DPDK's testpmd and our own forwarders: what a change is worth.
  *
  *   VHOSTCTL_LIB=build/libvring-x86_64_v4.so ./scripts/deno run --allow-all bench/libraries.ts \\
- *     [--size 64] [--ring split] [--seconds 20] BASE.so OTHER.so ... [dpdk]
+ *     [--size 64] [--ring split] [--seconds 20] BASE.so OTHER.so ... [dpdk] [pmd-forward] [typescript]
+ *
+ * `pmd-forward` is ours in io mode, `typescript` the same through `EthDev`, in bursts of 32 (bench/forward.ts).
  *
  * All live at once and take turns on the same CPUs; the guests are always those of $VHOSTCTL_LIB. For each distance of
  * the two CPUs a line: the median rate of each, and of its ratio to the first, with the middle half. The same library
@@ -18,6 +20,7 @@ import { GuestPair } from "../cli/guest_pair.ts";
 import { allowedCpus } from "../cli/machine.ts";
 import { ServeProcess } from "../cli/serve_process.ts";
 import { quantile } from "../cli/statistics.ts";
+import { JsonProcess, ownProgram } from "../cli/json_process.ts";
 import { StopGuard } from "../cli/stop_guard.ts";
 import { findTestpmd, Testpmd } from "../cli/testpmd.ts";
 
@@ -45,6 +48,18 @@ const measurement: Measurement = {
   progress: () => {},
 };
 
+/** With the guests' library, on one CPU. */
+const ownForwarders: Record<string, (sockets: readonly string[], cpu: string) => JsonProcess> = {
+  "pmd-forward": (sockets, cpu) => {
+    const vdevs = sockets.flatMap((socket, number) => ["--vdev", `eth_vhost${number},iface=${socket}`]);
+    return new JsonProcess("pmd-forward", ownProgram(), ["pmd-forward", "--json", "--cpus", cpu, ...vdevs]);
+  },
+  typescript: (sockets, cpu) => {
+    const program = ["run", "--allow-all", new URL("forward.ts", import.meta.url).pathname];
+    return new JsonProcess("forward.ts", "taskset", ["-c", cpu, Deno.execPath(), ...program, ...sockets]);
+  },
+};
+
 async function startForwarder(stack: AsyncDisposableStack, library: string) {
   const directory = await socketFolder(stack);
   if (library === "dpdk") {
@@ -52,6 +67,13 @@ async function startForwarder(stack: AsyncDisposableStack, library: string) {
     const program = await findTestpmd(undefined);
     const testpmd = await Testpmd.start({ program, sockets, queues: 1, cpu: placement.worker_cpus[0]! });
     return { forwarder: stack.use(testpmd).process, sockets };
+  }
+  const own = ownForwarders[library];
+  if (own !== undefined) {
+    const sockets = ["a", "b"].map((name) => `${directory}/${name}.sock`);
+    const forwarder = stack.use(own(sockets, `${placement.worker_cpus[0]!}`));
+    await forwarder.next((message) => message["event"] === "ready");
+    return { forwarder, sockets };
   }
   Deno.env.set("VHOSTCTL_LIB", library);
   const serve = stack.use(await ServeProcess.start({ directory, queues: 1, workerCpus: placement.worker_cpus }));

@@ -20,6 +20,12 @@ export interface PacketsOptions {
   checked?: boolean;
 }
 
+/** Bytes of packets, and a row for each, as libvring has them. */
+interface Room {
+  readonly arena: Uint8Array<ArrayBuffer>;
+  readonly rows: Uint32Array<ArrayBuffer>;
+}
+
 /**
  * Room for a burst, taken once and used again: `EthDev.rxBurst` fills it, `EthDev.txBurst` takes from its beginning.
  * Packets are numbered from 0, in their order; when some were sent the next one is number 0.
@@ -98,26 +104,44 @@ export class Packets {
     return this.#arena.subarray(offset, offset + bytes);
   }
 
+  /** Drops those packets that `wanted` does not want, by their number. The others keep their order, and move up. */
+  keep(wanted: (index: number) => boolean): void {
+    let end = this.#first;
+    const count = this.count;
+    for (let index = 0; index < count; index++) {
+      const from = (this.#first + index) * row;
+      if (wanted(index)) this.#rows.copyWithin(end++ * row, from, from + row);
+    }
+    this.#end = end;
+    if (this.#checked) this.#revoke();
+  }
+
   /** Drops all packets. */
   free(): void {
     this.#first = this.#end = 0;
     if (this.#checked) this.#revoke();
   }
 
-  /** For ports: drops all packets, and has others put in. `fill` gets the whole room, and tells how many it brought. */
-  refill(fill: (arena: Uint8Array<ArrayBuffer>, rows: Uint32Array<ArrayBuffer>, capacity: number) => number): number {
-    if (this.#checked) this.#revoke();
-    this.#first = this.#end = 0;
-    return this.#end = fill(this.#arena, this.#rows, this.capacity);
+  /** For ports: drops all packets, and gives the room for others away, until `fill`. */
+  empty(): Room {
+    this.free();
+    return { arena: this.#arena, rows: this.#rows };
   }
 
-  /** For ports: has packets taken from the beginning. `take` gets their rows, and tells how many it took. */
-  drain(take: (arena: Uint8Array<ArrayBuffer>, rows: Uint32Array<ArrayBuffer>, count: number) => number): number {
-    const rows = this.#first === 0 ? this.#rows : this.#rows.subarray(this.#first * row);
-    const taken = take(this.#arena, rows, this.count);
-    this.#first += taken;
-    if (this.#checked && taken > 0) this.#revoke();
-    return taken;
+  /** For ports: so many were put there. */
+  fill(count: number): void {
+    this.#end = count;
+  }
+
+  /** For ports: where the packets are, rows from the first one on. */
+  filled(): Room {
+    return { arena: this.#arena, rows: this.#first === 0 ? this.#rows : this.#rows.subarray(this.#first * row) };
+  }
+
+  /** For ports: drops the first `count` packets. */
+  take(count: number): void {
+    this.#first += count;
+    if (this.#checked && count > 0) this.#revoke();
   }
 
   #rowOf(index: number): number {

@@ -186,7 +186,8 @@ export class EthDev implements AsyncDisposable {
   static async rxReady(...devices: readonly EthDev[]): Promise<boolean> {
     const isStarted = (device: EthDev) => device.#state === "started";
     if (devices.length === 0 || !devices.every(isStarted)) return false;
-    await RxWatch.ready(devices[0]!.#shared, devices.map((device) => device.#watch!));
+    const wait = RxWatch.ready(devices[0]!.#shared, devices.map((device) => device.#watch!));
+    if (wait !== undefined) await wait;
     return devices.every(isStarted);
   }
 

@@ -50,11 +50,13 @@ export class PollEngine {
     await this.engine.close();
   }
 
-  /** Lets timers and messages have their turn, if it is time. */
-  async turn(now_ms: number): Promise<boolean> {
-    if (now_ms - this.#turned_ms < turn_ms) return false;
+  /** Lets timers and messages have their turn; undefined: they just had it. */
+  turn(now_ms: number): Promise<void> | undefined {
+    return now_ms - this.#turned_ms < turn_ms ? undefined : this.#turn();
+  }
+
+  async #turn(): Promise<void> {
     await new Promise<void>((resolve) => setImmediate(resolve));
     this.#turned_ms = performance.now();
-    return true;
   }
 }

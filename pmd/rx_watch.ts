@@ -31,13 +31,11 @@ export class RxWatch implements Disposable {
     this.#queues = queues;
   }
 
-  /** See `EthDev.rxReady`. */
-  static async ready(shared: PollEngine, watches: readonly RxWatch[]): Promise<void> {
+  /** See `EthDev.rxReady`; undefined: at once. */
+  static ready(shared: PollEngine, watches: readonly RxWatch[]): Promise<void> | undefined {
     const now_ms = performance.now();
-    const turned = await shared.turn(now_ms);
-    const lively = watches.filter((watch) => watch.#isLively(now_ms)).length > 0;
-    if (turned || lively) return;
-    await RxWatch.#kicked(watches);
+    const isLively = watches.map((watch) => watch.#isLively(now_ms)).includes(true);
+    return shared.turn(now_ms) ?? (isLively ? undefined : RxWatch.#kicked(watches));
   }
 
   static #kicked(watches: readonly RxWatch[]): Promise<void> {

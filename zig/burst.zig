@@ -132,25 +132,31 @@ pub const Burst = struct {
     /// Takes what the guest sent, up to `frames_max` chains. The ring may break on the way; what was
     /// taken before that is still good.
     pub fn collect(burst: *Burst, vring: *Vring) void {
-        burst.collectSome(vring, frames_max);
+        burst.collectUpTo(vring, false, frames_max);
     }
 
     /// The same, up to `chains_max` chains, no more than `frames_max`.
     pub fn collectSome(burst: *Burst, vring: *Vring, chains_max: u32) void {
+        burst.collectUpTo(vring, true, chains_max);
+    }
+
+    /// A worker's loop has a constant for its end.
+    inline fn collectUpTo(burst: *Burst, vring: *Vring, comptime some: bool, chains_max: u32) void {
         burst.count = 0;
         burst.head_count = 0;
         burst.source.used = 0;
         burst.steps = 0;
         switch (vring.format) {
-            .split => burst.collectFrom(vring, &vring.ring.split, chains_max),
-            .packed_ring => burst.collectFrom(vring, &vring.ring.packed_ring, chains_max),
+            .split => burst.collectFrom(vring, &vring.ring.split, some, chains_max),
+            .packed_ring => burst.collectFrom(vring, &vring.ring.packed_ring, some, chains_max),
         }
     }
 
-    fn collectFrom(burst: *Burst, vring: *Vring, ring: anytype, chains_max: u32) void {
+    fn collectFrom(burst: *Burst, vring: *Vring, ring: anytype, comptime some: bool, chains_max: u32) void {
         @setRuntimeSafety(false);
+        const end = if (some) chains_max else frames_max;
         const short = vring.header_bytes == full_header_bytes;
-        while (burst.head_count < chains_max) {
+        while (burst.head_count < end) {
             const entry = (ring.next() catch |reason| return vring.breakBy(reason)) orelse return;
             const single = entry.flags & (spec.desc_next | spec.desc_indirect | spec.desc_write) == 0;
             if (short and single and entry.len -% (full_header_bytes + ethernet_bytes) <=
