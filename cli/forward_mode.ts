@@ -15,6 +15,8 @@ const modes = {
   rxonly: "rxonly",
   csum: "csum",
   icmpecho: "icmpecho",
+  txonly: "txonly",
+  flowgen: "flowgen",
 } as const satisfies Record<string, LaneMode>;
 
 /** A mode that is here. */
@@ -22,19 +24,42 @@ export type ForwardMode = keyof typeof modes;
 
 export const forwardModes = Object.keys(modes) as readonly ForwardMode[];
 
-/** Modes of testpmd's that are not here yet. */
-export const absentModes: readonly string[] = ["flowgen", "noisy", "shared_rxq", "txonly"];
+/** Packets that can be moved together, and bytes that a packet of ours can have. */
+export const burstMax = 64;
+export const frameBytesMin = 42;
+export const frameBytesMax = 65549;
 
-/** Where a port's frames go: to its partner, the last of an odd number to itself; answers go back. */
-function targetOf(mode: ForwardMode, port: number, ports: number): number {
-  return mode === "icmpecho" ? port : Math.min(port ^ 1, ports - 1);
+/** Modes of testpmd's that are not here, and why. */
+export const absentModes: Readonly<Record<string, string>> = {
+  noisy: "it imitates an application that uses memory: let a real one run beside",
+  shared_rxq: "vhost-user queues are each for themselves",
+  ieee1588: "virtio-net has no time stamps",
+};
+
+/** How packets are made and moved. */
+export interface ForwardConfig {
+  readonly mode: ForwardMode;
+  /** Packets that are moved together, at most. */
+  readonly burst: number;
+  /** Of packets of ours. */
+  readonly frameBytes: number;
 }
 
-/** A lane for each port; `stopped` leaves all frames where they are. */
-export function planLanes(mode: ForwardMode, ports: number, stopped = false): LanePlan[] {
+/** What a start does: forward, send so many bursts first; or leave all packets where they are. */
+export type Running = { readonly firstBursts: number } | "stopped";
+
+/** Where a port's frames go: to its partner, the last of an odd number to itself; answers, and ours, to its guest. */
+function targetOf(mode: ForwardMode, port: number, ports: number): number {
+  const isOwn = mode === "icmpecho" || mode === "txonly" || mode === "flowgen";
+  return isOwn ? port : Math.min(port ^ 1, ports - 1);
+}
+
+/** A lane for each port. */
+export function planLanes({ mode, burst, frameBytes }: ForwardConfig, ports: number, running: Running): LanePlan[] {
   return Array.from({ length: ports }, (_, port) => {
     const target = targetOf(mode, port, ports);
-    const peerMac = 0x0200_0000_0000 + target;
-    return { mode: stopped ? "none" : modes[mode], target, ownMac: vhostMac(target), peerMac };
+    const way = { target, ownMac: vhostMac(target), peerMac: 0x0200_0000_0000 + target, burst, frameBytes };
+    if (running === "stopped") return { ...way, mode: "none" };
+    return { ...way, mode: modes[mode], first: running.firstBursts * burst };
   });
 }

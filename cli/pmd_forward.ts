@@ -7,6 +7,7 @@ import { Console, type Forwarder } from "./console.ts";
 import { UsageError } from "./error.ts";
 import { forwardStatistics, forwardTotals } from "./forward_statistics.ts";
 import {
+  forwardConfig,
   isInteractive,
   needlessOptions,
   planPmdForward,
@@ -31,8 +32,13 @@ async function pmdForward(options: PmdForwardOptions): Promise<void> {
   let console: Console | undefined;
   let prompt: Prompt | undefined;
   const converse = async (report: ServeReport, server: SwitchServer) => {
-    console = new Console(forwarderOf(plan, server), options.forwardMode);
-    await talk(console, report, options.autoStart ? [...commands, "start"] : commands, (shown) => prompt = shown);
+    console = new Console(forwarderOf(plan, server), forwardConfig(options));
+    await talk(
+      console,
+      report,
+      options.autoStart ? [...commands, options.txFirst ? "start tx_first" : "start"] : commands,
+      (shown) => prompt = shown,
+    );
   };
   await runService({
     plan,

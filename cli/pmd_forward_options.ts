@@ -6,7 +6,7 @@
 import { Command, Option } from "@commander-js/extra-typings";
 import { DevargsError, parseVdev, planVdev, type VhostVdev } from "../mod.ts";
 import { UsageError } from "./error.ts";
-import { forwardModes, planLanes } from "./forward_mode.ts";
+import { burstMax, type ForwardConfig, forwardModes, frameBytesMax, frameBytesMin, planLanes } from "./forward_mode.ts";
 import { choice, cpuList, idleOption, seconds, socketModeOption, wholeNumber } from "./option.ts";
 import { checkSocket, checkTwice } from "./port_option.ts";
 import type { ServePlan, Surroundings } from "./serve_options.ts";
@@ -20,6 +20,8 @@ Forwarding modes:
   rxonly     frames are counted, and go nowhere
   csum       as mac, with the checksums of IPv4, TCP and UDP computed anew
   icmpecho   ARP and ICMP echo requests are answered, all else goes nowhere
+  txonly     packets of ours go to each guest, and what it sends stays in its rings
+  flowgen    the same, in 1024 flows, and what it sends goes nowhere
 
 Ports forward in pairs, 0 to 1 and 1 to 0, 2 to 3 and so on; the last of an odd number to itself. Each queue has its
 counterpart: frames never leave their queue.
@@ -50,6 +52,15 @@ function defineOptions() {
       new Option("--forward-mode <mode>", forwardModes.join(", ")).default("io" as const, "io")
         .argParser(choice("--forward-mode", forwardModes)),
     )
+    .addOption(
+      new Option("--burst <n>", "move so many packets together, at most").default(burstMax)
+        .argParser(wholeNumber("--burst", 1, burstMax)),
+    )
+    .addOption(
+      new Option("--txpkts <bytes>", "length of packets of ours").default(64)
+        .argParser(wholeNumber("--txpkts", frameBytesMin, frameBytesMax)),
+    )
+    .option("--tx-first", "send a burst of ours from each queue first, once both guests are there")
     .addOption(
       new Option("--nb-cores <n>", "native threads (default: cores - 1)").argParser(wholeNumber("--nb-cores", 1, 64)),
     )
@@ -104,6 +115,11 @@ export function needlessOptions(options: PmdForwardOptions): string[] {
   return ealOptions.filter(isGiven).map(({ long, short }) => long ?? short ?? "");
 }
 
+/** How packets are made and moved, at first. */
+export function forwardConfig({ forwardMode, burst, txpkts }: PmdForwardOptions): ForwardConfig {
+  return { mode: forwardMode, burst, frameBytes: txpkts };
+}
+
 /** Whether commands are taken. */
 export function isInteractive({ interactive, cmdlineFile }: PmdForwardOptions): boolean {
   return interactive === true || cmdlineFile !== undefined;
@@ -135,6 +151,9 @@ export function planPmdForward(options: PmdForwardOptions, { workingDirectory, c
     const other = json ? "--json" : "--stats-period";
     throw new UsageError(`options exclude each other: -i, ${other}: give one, and ask with show port stats all`);
   }
+  if (isInteractive(options) && options.txFirst && !options.autoStart) {
+    throw new UsageError("options do not go together: -i, --tx-first: add --auto-start, or say start tx_first there");
+  }
   if (options.vdev === undefined) throw new UsageError("no port: give --vdev eth_vhost0,iface=PATH");
   const vdevs = options.vdev.map(vhostVdev);
   const ports = vdevs.map((vdev, number) =>
@@ -152,7 +171,11 @@ export function planPmdForward(options: PmdForwardOptions, { workingDirectory, c
   }
   return {
     ports,
-    lanes: planLanes(options.forwardMode, ports.length, isInteractive(options)),
+    lanes: planLanes(
+      forwardConfig(options),
+      ports.length,
+      isInteractive(options) ? "stopped" : { firstBursts: options.txFirst ? 1 : 0 },
+    ),
     directory: undefined,
     socketMode: options.socketMode,
     workers: options.cpus ?? Array.from({ length: count }, () => undefined),

@@ -39,6 +39,12 @@ export interface Lane {
   readonly ownMac: number;
   /** Where `mac` sends to: 48 bits. */
   readonly peerMac: number;
+  /** Frames that are moved together, at most: 1 to 64, by default 64. */
+  readonly burst?: number | undefined;
+  /** Of frames of ours, from Ethernet header on: 42 to 65549, by default 64. */
+  readonly frameBytes?: number | undefined;
+  /** So many frames of ours go to the target first, from each queue, once both are up; by default none. */
+  readonly first?: number | undefined;
 }
 
 /** Opened by `Engine.openPort`. Rings are numbered as on the wire: 2i toGuest, 2i + 1 fromGuest. */
@@ -70,12 +76,15 @@ export class Port implements Dataplane, Disposable {
   }
 
   /** Takes the frames from the guest out of the switch, from now on. They are dropped where the target is closed. */
-  setLane({ mode, target, ownMac, peerMac }: Lane): void {
+  setLane({ mode, target, ownMac, peerMac, burst = 0, frameBytes = 0, first = 0 }: Lane): void {
     const row = writeStruct("Lane", {
       mode: ForwardMode[mode],
       target: target.number,
       own_mac: BigInt(ownMac),
       peer_mac: BigInt(peerMac),
+      burst,
+      frame_bytes: frameBytes,
+      first,
     });
     check(`set lane of port ${this.number}`, library().port_set_lane(...this.#place(), row));
   }

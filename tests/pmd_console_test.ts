@@ -7,6 +7,8 @@ import type { LanePlan } from "../cli/serve_options.ts";
 import { makeOffer, type VringStats } from "../mod.ts";
 import { emptyStruct, readStruct } from "../ffi/struct.ts";
 
+const config = { mode: "io", burst: 32, frameBytes: 64 } as const;
+
 /** Two ports of two queues whose counters are what a test says. */
 class Ports implements Forwarder {
   readonly cores = 1;
@@ -49,7 +51,7 @@ function modes(ports: Ports): (string | undefined)[] {
 
 Deno.test("start and stop set the lanes, and stop counts from the start", () => {
   const ports = new Ports();
-  const console = new Console(ports, "io");
+  const console = new Console(ports, config);
   ports.counts = [[5, 0, 0], [0, 5, 0]];
   assert.deepEqual(console.execute("stop"), ["Packet forwarding not started"]);
   assert.deepEqual(console.execute(" start "), [
@@ -79,19 +81,60 @@ Deno.test("start and stop set the lanes, and stop counts from the start", () => 
 
 Deno.test("a mode is for the next start, and those that are not there are named", () => {
   const ports = new Ports();
-  const console = new Console(ports, "io");
+  const console = new Console(ports, config);
   console.execute("start");
   assert.deepEqual(console.execute("set fwd 5tswap"), ["Set 5tswap packet forwarding mode"]);
-  assert.match(console.execute("set fwd txonly").join(), /^Mode not here yet: txonly: choose from io, mac, /);
+  assert.match(console.execute("set fwd noisy").join(), /^Bad arguments: noisy: it imitates .*, choose from io, mac, /);
   assert.match(console.execute("set fwd nosuch").join(), /^Bad arguments: nosuch: choose from io, mac, /);
   console.execute("stop");
   console.execute("start");
   assert.deepEqual(modes(ports), ["io", "none", "swap5"]);
 });
 
+Deno.test("packets of ours: how many, how long, how many at a time", () => {
+  const ports = new Ports();
+  const console = new Console(ports, config);
+  assert.deepEqual(console.execute("set burst 16"), ["Number of packets per burst set to 16"]);
+  assert.deepEqual(console.execute("set burst 65"), ["Bad arguments: 65: give 1 to 64 packets"]);
+  assert.deepEqual(console.execute("set txpkts 1514"), []);
+  assert.match(console.execute("set txpkts 64,64").join(), /^Bad arguments: 64,64: give one length/);
+  assert.match(console.execute("set txpkts 41").join(), /^Bad arguments: 41: give 42 to 65549 bytes/);
+  assert.deepEqual(console.execute("show config txpkts"), [
+    "Number of segments: 1",
+    "Segment sizes: 1514",
+    "Split packet: off",
+  ]);
+  assert.match(console.execute("start tx_first 0").join(), /^Bad arguments: 0: give 1 to /);
+  console.execute("start tx_first 3");
+  console.execute("stop");
+  console.execute("set fwd txonly");
+  console.execute("start");
+  const told = ports.lanes.map((lanes) =>
+    lanes.map(({ mode, target, burst, frameBytes, first }) => {
+      return [mode, target, burst, frameBytes, first ?? 0];
+    })
+  );
+  assert.deepEqual(told, [
+    [["io", 1, 16, 1514, 48], ["io", 0, 16, 1514, 48]],
+    [["none", 1, 16, 1514, 0], ["none", 0, 16, 1514, 0]],
+    [["txonly", 0, 16, 1514, 0], ["txonly", 1, 16, 1514, 0]],
+  ]);
+});
+
+Deno.test("a port that was stopped keeps start from starting", () => {
+  const ports = new Ports();
+  const console = new Console(ports, config);
+  assert.deepEqual(console.execute("port stop 1"), ["Stopping port 1...", "Done"]);
+  assert.deepEqual(console.execute("start"), ["Not all ports were started"]);
+  assert.deepEqual(console.execute("port start all").at(-1), "Port 1: 56:48:4F:53:54:01");
+  console.execute("start");
+  assert.match(console.execute("port stop all").join(), /say stop first/);
+  assert.deepEqual(modes(ports), ["io"]);
+});
+
 Deno.test("show port stats: counters since they were cleared, rates since the last look", () => {
   const ports = new Ports();
-  const console = new Console(ports, "io");
+  const console = new Console(ports, config);
   ports.counts = [[100, 7, 2], [0, 0, 0]];
   assert.deepEqual(console.execute("clear port stats 0"), ["NIC statistics for port 0 cleared"]);
   console.execute("show port stats all");
@@ -113,7 +156,7 @@ Deno.test("show port stats: counters since they were cleared, rates since the la
 });
 
 Deno.test("show port info and summary tell what a port is", () => {
-  const console = new Console(new Ports(), "io");
+  const console = new Console(new Ports(), config);
   const info = console.execute("show port info 0");
   for (const line of ["MAC address: 56:48:4F:53:54:00", "Link status: up", "Devargs: iface=/tmp/s0,queues=2"]) {
     assert.ok(info.includes(line), `${line} in ${info}`);
@@ -126,7 +169,7 @@ Deno.test("show port info and summary tell what a port is", () => {
 });
 
 Deno.test("other words are not found, nothing is nothing, and quit ends it", () => {
-  const console = new Console(new Ports(), "io");
+  const console = new Console(new Ports(), config);
   assert.deepEqual(console.execute(""), []);
   assert.deepEqual(console.execute("# a comment"), []);
   assert.deepEqual(console.execute("nosuchcmd"), ["Command not found: nosuchcmd: see help"]);
@@ -137,10 +180,12 @@ Deno.test("other words are not found, nothing is nothing, and quit ends it", () 
 });
 
 Deno.test("words are completed from what can follow", () => {
-  const console = new Console(new Ports(), "io");
+  const console = new Console(new Ports(), config);
   assert.deepEqual(console.complete("st"), [["start ", "stop "], "st"]);
   assert.deepEqual(console.complete("show port "), [["info ", "stats ", "xstats ", "summary "], ""]);
   assert.deepEqual(console.complete("show port info "), [["all ", "0 ", "1 "], ""]);
+  assert.deepEqual(console.complete("start "), [["tx_first "], ""]);
+  assert.deepEqual(console.complete("set burst "), [[], ""]);
   assert.deepEqual(console.complete("set fwd mac"), [["mac ", "macswap "], "mac"]);
   assert.deepEqual(console.complete("quit "), [[], ""]);
 });

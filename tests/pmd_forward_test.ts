@@ -90,12 +90,17 @@ const cases: readonly ModeCase[] = [
 ];
 
 /** Two guests on two ports, their rings running. */
-async function withGuests(mode: string, format: "split" | "packed", act: (guests: Guest[], forward: Serve) => unknown) {
+async function withGuests(
+  mode: string,
+  format: "split" | "packed",
+  act: (guests: Guest[], forward: Serve) => unknown,
+  options: readonly string[] = [],
+) {
   const folder = await Deno.makeTempDir({ prefix: "vhostctl-forward-" });
   try {
     const sockets = [0, 1].map((port) => `${folder}/s${port}`);
     const vdevs = sockets.flatMap((socket, port) => ["--vdev", `eth_vhost${port},iface=${socket}`]);
-    await using forward = await Serve.forward("--forward-mode", mode, ...vdevs);
+    await using forward = await Serve.forward("--forward-mode", mode, ...options, ...vdevs);
     using first = new Guest({ path: sockets[0]!, mac: 0x5254_0000_0001, format });
     using second = new Guest({ path: sockets[1]!, mac: 0x5254_0000_0002, format });
     for (const guest of [first, second]) {
@@ -131,6 +136,64 @@ for (const format of ["split", "packed"] as const) {
       });
     });
   }
+}
+
+/** A frame of ours for the guest of a port, its UDP datagram of zeros. */
+function ours(port: number, length: number, addresses: string, ports: string): Uint8Array<ArrayBuffer> {
+  const head = `02 00 00 00 00 0${port} 56 48 4f 53 54 0${port} 08 00 45 00 00 00 00 00 00 00 40 11 00 00`;
+  const frame = joined(bytes(`${head} ${addresses} ${ports} 00 00 00 00`), new Uint8Array(length - 42));
+  const view = new DataView(frame.buffer);
+  view.setUint16(16, length - 14);
+  view.setUint16(38, length - 34);
+  view.setUint16(24, 0xffff - sumOf(frame.subarray(14, 34)));
+  return frame;
+}
+
+const benchmark = ["c6 12 00 01 c6 12 00 02", "00 09 00 09"] as const;
+
+for (const format of ["split", "packed"] as const) {
+  Deno.test(`pmd-forward, ${format}, txonly: frames of ours fill every guest, and its own stay with it`, async () => {
+    await withGuests("txonly", format, ([first, second]) => {
+      first!.send(ipv4("11", udp));
+      for (const [port, guest] of [first!, second!].entries()) {
+        const got = patiently("frames", () => {
+          const all = frames(guest);
+          return all.length > 0 ? all : undefined;
+        });
+        for (const frame of got) assert.deepEqual(frame, ours(port, 100, ...benchmark));
+      }
+      assert.equal(first!.allSent, false);
+    }, ["--txpkts", "100"]);
+  });
+
+  Deno.test(`pmd-forward, ${format}, flowgen: flows follow one another, and the guest's own are taken`, async () => {
+    await withGuests("flowgen", format, ([first]) => {
+      first!.send(ipv4("11", udp));
+      patiently("the frame back", () => first!.allSent || undefined);
+      const got = frames(first!);
+      assert.ok(got.length > 1, `${got.length} frames`);
+      for (const [index, frame] of got.entries()) {
+        const number = index % 1024;
+        const flow = `0${(number >> 8).toString(16)} ${(number & 0xff).toString(16).padStart(2, "0")}`;
+        assert.deepEqual(frame, ours(0, 64, `0a fe 00 00 0a fd ${flow}`, "03 e8 03 e9"));
+      }
+    });
+  });
+
+  Deno.test(`pmd-forward, ${format}, io --tx-first: one burst for each guest, once both are there`, async () => {
+    await withGuests("io", format, async ([first, second], forward) => {
+      const all = [first!, second!].map((guest) => frames(guest));
+      patiently("a burst for each", () => {
+        [first!, second!].forEach((guest, port) => all[port]!.push(...frames(guest)));
+        return all.every((got) => got.length >= 10) || undefined;
+      });
+      const ports = await forward.ports();
+      for (const [port, got] of all.entries()) {
+        assert.deepEqual(got, Array(10).fill(ours(port, 64, ...benchmark)));
+        assert.equal(ports.get(`eth_vhost${port}`)!.to_guest["packets"], 10);
+      }
+    }, ["--tx-first", "--burst", "10"]);
+  });
 }
 
 Deno.test("pmd-forward: one port forwards to itself, and the statistics are testpmd's", async () => {
@@ -256,6 +319,9 @@ const wrong: readonly [args: string, message: RegExp][] = [
   ["--vdev eth_vhost0,iface=/tmp/a --forward-mode ip", /cannot use --forward-mode: ip/],
   ["--vdev eth_vhost0,iface=/tmp/a --nb-cores 2 --cpus 0", /--nb-cores and --cpus differ/],
   ["--vdev virtio_user0,path=/tmp/a", /driver not here yet: virtio_user0/],
+  ["--vdev eth_vhost0,iface=/tmp/a --burst 65", /--burst/],
+  ["--vdev eth_vhost0,iface=/tmp/a --txpkts 41", /--txpkts/],
+  ["--vdev eth_vhost0,iface=/tmp/a -- -i --tx-first", /options do not go together: -i, --tx-first: add --auto-start/],
 ];
 
 for (const [args, message] of wrong) {

@@ -102,6 +102,10 @@ pub const ForwardMode = enum(u32) {
     rxonly = 6,
     icmpecho = 7,
     csum = 8,
+    /// Frames of ours go to the target, and those of the guest stay in its rings.
+    txonly = 9,
+    /// Frames of ours, of many flows, go to the target, and those of the guest nowhere.
+    flowgen = 10,
 };
 
 /// Where the frames from a guest go without being switched: from each of its queues to that queue of
@@ -110,13 +114,20 @@ pub const Lane = extern struct {
     mode: ForwardMode,
     /// The number of a port.
     target: u32,
-    /// Written into the frames by `mac`, and answered with by `icmpecho`.
+    /// Written into the frames by `mac`, answered with by `icmpecho`, and where ours come from.
     own_mac: u64,
-    /// Where `mac` sends them.
+    /// Where `mac` sends them, and ours go to.
     peer_mac: u64,
+    /// Frames that are moved together, at most; 0: as many as can be.
+    burst: u32,
+    /// Of a frame of ours; 0: 64.
+    frame_bytes: u32,
+    /// So many frames of ours go to each queue of the target, once it has buffers for them.
+    first: u32,
+    padding: u32,
 
     comptime {
-        assertShape(Lane, 24);
+        assertShape(Lane, 40);
     }
 };
 

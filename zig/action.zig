@@ -28,7 +28,7 @@ pub fn apply(lane: *const abi.Lane, burst: *Burst) Mask {
     const all = burst_file.firstFrames(burst.count);
     return switch (lane.mode) {
         .learn, .io => all,
-        .none, .rxonly => 0,
+        .none, .rxonly, .txonly, .flowgen => 0,
         .mac => change(burst, all, lane, setMacs),
         .macswap => change(burst, all, lane, swapMacs),
         .swap5 => change(burst, all, lane, swapAll),
@@ -147,10 +147,14 @@ const Bench = struct {
             .header = net_header.plain,
             .ethernet = sent[0..16].*,
         };
+        var lane = std.mem.zeroes(abi.Lane);
+        lane.mode = mode;
+        lane.own_mac = 0x0200_0000_00aa;
+        lane.peer_mac = 0x0200_0000_00bb;
         return .{
             .burst = burst,
             .sent = sent,
-            .lane = .{ .mode = mode, .target = 0, .own_mac = 0x0200_0000_00aa, .peer_mac = 0x0200_0000_00bb },
+            .lane = lane,
         };
     }
 

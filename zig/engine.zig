@@ -8,6 +8,7 @@ const std = @import("std");
 const abi = @import("abi.zig");
 const Burst = @import("burst.zig").Burst;
 const fault = @import("fault.zig");
+const generator = @import("generator.zig");
 const memory_file = @import("memory.zig");
 const pmd_burst = @import("pmd_burst.zig");
 const port_file = @import("port.zig");
@@ -19,6 +20,9 @@ const Vring = @import("vring.zig").Vring;
 const Worker = @import("worker.zig").Worker;
 
 const Table = memory_file.Table;
+
+/// Of frames of ours, where nothing was said: testpmd's.
+const lane_frame_bytes = 64;
 
 /// A worker that does not reach the end of its burst in this time has lost its core for good.
 const hold_ns = 5_000_000_000;
@@ -145,8 +149,15 @@ pub const Engine = struct {
     pub fn setLane(engine: *Engine, port: *Port, lane: abi.Lane) Error!void {
         if (lane.target >= engine.ports_max) return error.InvalidArgument;
         if (lane.own_mac >> 48 != 0 or lane.peer_mac >> 48 != 0) return error.InvalidArgument;
+        if (lane.burst > abi.packets_max) return error.InvalidArgument;
+        var whole = lane;
+        if (lane.burst == 0) whole.burst = abi.packets_max;
+        if (lane.frame_bytes == 0) whole.frame_bytes = lane_frame_bytes;
+        if (whole.frame_bytes < generator.frame_bytes_min) return error.InvalidArgument;
+        if (whole.frame_bytes > generator.frame_bytes_max) return error.InvalidArgument;
         try engine.hold();
-        port.lane = lane;
+        port.lane = whole;
+        for (port.vrings) |*vring| vring.first = if (port.isFromGuest(vring)) lane.first else 0;
         engine.release();
     }
 
@@ -353,7 +364,9 @@ test "a lane to a port that was closed does not lead to the next port of its num
     defer engine.destroy();
     for (0..2) |number| try std.testing.expectEqual(number, try engine.openPort(.{ .queue_pairs = 1, .mtu = 0 }));
     const first = engine.fabric.ports[0].?;
-    try engine.setLane(first, .{ .mode = .io, .target = 1, .own_mac = 0, .peer_mac = 0 });
+    var lane = std.mem.zeroes(abi.Lane);
+    lane.target = 1;
+    try engine.setLane(first, lane);
     try engine.closePort(engine.fabric.ports[1].?);
     try std.testing.expectEqual(1, try engine.openPort(.{ .queue_pairs = 1, .mtu = 0 }));
     try std.testing.expectEqual(port_file.nowhere, first.lane.target);

@@ -1,8 +1,10 @@
 //! A port's frames on a fixed way, as in testpmd: from each queue to that queue of one port, changed or not.
 
 const std = @import("std");
+const abi = @import("abi.zig");
 const action = @import("action.zig");
 const burst_file = @import("burst.zig");
+const generator = @import("generator.zig");
 const port_file = @import("port.zig");
 const switch_file = @import("switch.zig");
 const Port = port_file.Port;
@@ -16,17 +18,60 @@ pub fn forward(
     burst: *burst_file.Burst,
     notices: *switch_file.Notices,
 ) void {
-    const lane = &input.port.lane;
-    const mask = action.apply(lane, burst);
+    const mask = action.apply(&input.port.lane, burst);
     if (mask == 0) return;
-    const target = if (lane.target == port_file.nowhere) null else fabric.ports[lane.target];
-    const port = target orelse {
+    const port = targetOf(fabric, input) orelse {
         input.vring.stats.drop_link_down += @popCount(mask);
         return;
     };
-    const vring = receiverOf(port, input.vring - input.port.vrings.ptr - 1) orelse
-        return drop(&port.vrings[0], @popCount(mask));
+    const vring = receiverOf(port, indexOf(input)) orelse return drop(&port.vrings[0], @popCount(mask));
     notices.add(vring, burst.deliver(vring, mask, port.mtu));
+}
+
+/// Whether frames of ours are to go by and by.
+pub fn wantsToSend(input: *const switch_file.Input) bool {
+    return isOurs(input.port.lane.mode) or input.vring.first > 0;
+}
+
+/// Whether frames of ours are to go, and somebody is there who has buffers for them.
+pub fn sends(fabric: *switch_file.Switch, input: *const switch_file.Input) bool {
+    if (!wantsToSend(input) or !input.vring.isUp()) return false;
+    const port = targetOf(fabric, input) orelse return false;
+    const vring = receiverOf(port, indexOf(input)) orelse return false;
+    return vring.isUp() and vring.pending();
+}
+
+/// Sends a burst of our own. What finds no buffer is counted, and goes with the next one.
+pub fn send(
+    fabric: *switch_file.Switch,
+    input: *switch_file.Input,
+    burst: *burst_file.Burst,
+    notices: *switch_file.Notices,
+) void {
+    const lane = &input.port.lane;
+    const own = input.vring;
+    const count = if (own.first > 0) @min(lane.burst, own.first) else lane.burst;
+    generator.fill(burst, lane, count, own.flow);
+    const port = targetOf(fabric, input).?;
+    const vring = receiverOf(port, indexOf(input)).?;
+    notices.add(vring, burst.deliver(vring, burst_file.firstFrames(count), port.mtu));
+    const gone = count - @popCount(burst.left);
+    own.flow = (own.flow + gone) % generator.flows;
+    own.first -|= gone;
+}
+
+fn isOurs(mode: abi.ForwardMode) bool {
+    return mode == .txonly or mode == .flowgen;
+}
+
+fn targetOf(fabric: *switch_file.Switch, input: *const switch_file.Input) ?*Port {
+    const number = input.port.lane.target;
+    return if (number == port_file.nowhere) null else fabric.ports[number];
+}
+
+/// Of the ring to the guest beside this one.
+fn indexOf(input: *const switch_file.Input) usize {
+    return input.vring - input.port.vrings.ptr - 1;
 }
 
 /// The ring of that index, toGuest; one of the others for a queue without a counterpart that is up.

@@ -37,6 +37,9 @@ pub const Vring = struct {
     err: i32,
     /// The engine's eventfd, signalled when the ring breaks.
     attention: i32,
+    /// Of a ring from a guest on a lane: frames of ours that are to go first, and the flow of the next one.
+    first: u32,
+    flow: u32,
     stats: abi.VringStats,
 
     pub fn init(vring: *Vring, memory: *Memory, attention: i32) void {
@@ -55,6 +58,8 @@ pub const Vring = struct {
             .call = -1,
             .err = -1,
             .attention = attention,
+            .first = 0,
+            .flow = 0,
             .stats = std.mem.zeroes(abi.VringStats),
         };
     }

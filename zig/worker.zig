@@ -13,10 +13,12 @@ const lane = @import("lane.zig");
 const switch_file = @import("switch.zig");
 const sys = @import("sys.zig");
 const Switch = switch_file.Switch;
+const Vring = @import("vring.zig").Vring;
 
 /// Without traffic for so long, an adaptive worker goes to sleep.
 const spin_ns = 50_000;
-/// A ring without a kick fd is looked at this often by a sleeping worker.
+/// A ring without a kick fd, or one that buffers for frames of ours are waited for in, is looked at this often by a
+/// sleeping worker.
 const unkicked_poll_ms = 1;
 /// The clock for ageing is read this often.
 const clock_cycles = 1 << 20;
@@ -226,7 +228,7 @@ pub const Worker = struct {
     fn round(worker: *Worker) bool {
         var found = false;
         for (worker.inputs[0..worker.input_count]) |*input| {
-            if (!isDue(input)) continue;
+            if (!worker.isDue(input)) continue;
             const begin = sys.cycles();
             worker.serve(input, begin);
             const end = sys.cycles();
@@ -243,10 +245,12 @@ pub const Worker = struct {
         return found;
     }
 
-    /// There is something in the ring that may be taken.
-    fn isDue(input: *const Input) bool {
-        if (input.port.lane.mode == .none) return false;
-        return input.vring.pending() and input.vring.broken.load(.monotonic) == 0;
+    /// There is something in the ring that may be taken, or something of ours to be sent.
+    fn isDue(worker: *Worker, input: *const Input) bool {
+        const mode = input.port.lane.mode;
+        if (mode == .none) return false;
+        if (mode != .txonly and input.vring.pending() and input.vring.broken.load(.monotonic) == 0) return true;
+        return mode != .learn and lane.sends(worker.fabric, input);
     }
 
     fn serve(worker: *Worker, input: *Input, now: u64) void {
@@ -254,20 +258,41 @@ pub const Worker = struct {
             worker.clock_read = now;
             worker.now_ms = @truncate(sys.nanoseconds() / 1_000_000);
         }
+        if (input.port.lane.mode == .learn) worker.switchFrom(input) else worker.serveLane(input);
+        worker.notices.send();
+    }
+
+    fn switchFrom(worker: *Worker, input: *Input) void {
         const burst = worker.burst;
         const vring = input.vring;
         burst.collect(vring);
-        if (vring.enabled) {
-            burst_file.countSent(burst, &vring.stats);
-            if (input.port.lane.mode == .learn) {
-                worker.fabric.forward(input, burst, worker.now_ms, &worker.notices);
-            } else lane.forward(worker.fabric, input, burst, &worker.notices);
-        } else {
-            vring.stats.drop_disabled += burst.count;
-        }
-        worker.stats.packets += burst.count;
+        if (worker.accept(vring)) worker.fabric.forward(input, burst, worker.now_ms, &worker.notices);
         worker.notices.add(vring, burst.giveBack(vring));
-        worker.notices.send();
+    }
+
+    fn serveLane(worker: *Worker, input: *Input) void {
+        const burst = worker.burst;
+        const vring = input.vring;
+        if (lane.sends(worker.fabric, input)) {
+            lane.send(worker.fabric, input, burst, &worker.notices);
+            worker.stats.packets += burst.count;
+        }
+        if (input.port.lane.mode == .txonly) return;
+        burst.collectSome(vring, input.port.lane.burst);
+        if (worker.accept(vring)) lane.forward(worker.fabric, input, burst, &worker.notices);
+        worker.notices.add(vring, burst.giveBack(vring));
+    }
+
+    /// Counts what was collected, and tells whether it may go on.
+    fn accept(worker: *Worker, vring: *Vring) bool {
+        const burst = worker.burst;
+        worker.stats.packets += burst.count;
+        if (!vring.enabled) {
+            vring.stats.drop_disabled += burst.count;
+            return false;
+        }
+        burst_file.countSent(burst, &vring.stats);
+        return true;
     }
 
     /// Waits, between two bursts, until control is done.
@@ -284,13 +309,13 @@ pub const Worker = struct {
         for (inputs) |*input| input.vring.arm();
         switch_file.fence();
         const pending = for (inputs) |*input| {
-            if (isDue(input)) break true;
+            if (worker.isDue(input)) break true;
         } else false;
         if (!pending and worker.state.cmpxchgStrong(State.running, State.asleep, .acq_rel, .acquire) == null) {
             worker.stats.sleeps += 1;
             var events: [64]sys.Event = undefined;
             const timeout: i32 = for (inputs) |*input| {
-                if (!input.watched) break unkicked_poll_ms;
+                if (!input.watched or lane.wantsToSend(input)) break unkicked_poll_ms;
             } else -1;
             const fired = sys.epollWait(worker.set, &events, timeout);
             while (worker.state.cmpxchgStrong(State.asleep, State.running, .acq_rel, .acquire)) |state| {
