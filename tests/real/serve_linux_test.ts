@@ -3,6 +3,7 @@
 import assert from "node:assert/strict";
 import { type GuestOptions, LinuxGuest, qemuVersion } from "./guest.ts";
 import { writeInitramfs } from "./initramfs.ts";
+import { bootBoth, Folder } from "./linux_folder.ts";
 import { qemu_command, realTest } from "./peers.ts";
 import { Program } from "./process.ts";
 import { Serve, vhostctl } from "./serve.ts";
@@ -14,25 +15,6 @@ const transfer_timeout_ms = 180_000;
 const traffic_timeout_ms = 20_000;
 
 const addresses = ["10.0.0.1", "10.0.0.2"] as const;
-
-/** A folder for sockets, with the guests' file system in it; it vanishes. */
-class Folder implements Disposable {
-  readonly path = Deno.makeTempDirSync({ prefix: "vhostctl-linux-" });
-  readonly initramfs = `${this.path}/initramfs`;
-
-  socket(port: number): string {
-    return `${this.path}/port${port}.sock`;
-  }
-
-  guest(port: number, options: Partial<GuestOptions> = {}): GuestOptions {
-    const place = { folder: this.path, initramfs: this.initramfs, socket: this.socket(port) };
-    return { ...place, mac: `52:54:00:00:00:0${port + 1}`, ...options };
-  }
-
-  [Symbol.dispose](): void {
-    Deno.removeSync(this.path, { recursive: true });
-  }
-}
 
 /** Two guests on one `serve`, with an address each. */
 class Pair implements AsyncDisposable {
@@ -110,14 +92,6 @@ class Pair implements AsyncDisposable {
     await Promise.all([this.left.kill(), this.right.kill(), this.serve[Symbol.asyncDispose]()]);
     this.folder[Symbol.dispose]();
   }
-}
-
-async function bootBoth(left: GuestOptions, right: GuestOptions): Promise<[LinuxGuest, LinuxGuest]> {
-  const results = await Promise.allSettled([LinuxGuest.boot(left), LinuxGuest.boot(right)]);
-  const [first, second] = results;
-  if (first.status === "fulfilled" && second.status === "fulfilled") return [first.value, second.value];
-  for (const result of results) if (result.status === "fulfilled") await result.value.kill();
-  throw results.find((result) => result.status === "rejected")!.reason;
 }
 
 /** Steps of one test: those after a failure are not worth their time. */
