@@ -48,7 +48,7 @@ export * from "./pmd/port_event.ts";
 export * from "./pmd/port_plan.ts";
 export * from "./pmd/port_sample.ts";
 export * from "./pmd/port_server.ts";
-export { xstatsOf } from "./pmd/xstats.ts";
+export * from "./pmd/xstats.ts";
 export * from "./vhost/backend.ts";
 export * from "./vhost/channel.ts";
 export type { Dataplane, Region, VringConfig, VringFd } from "./vhost/dataplane.ts";

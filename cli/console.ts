@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { macText, type PortPlan, type PortSample } from "../mod.ts";
+import { macText, type PortPlan, type PortSample, statsSince, type VringStats } from "../mod.ts";
 import { forwardStatistics, type ForwardTotals, forwardTotals, totalsSince } from "./forward_statistics.ts";
 import {
   absentModes,
@@ -25,6 +25,8 @@ export interface Forwarder {
   readonly ports: readonly PortPlan[];
   readonly cores: number;
   snapshot(): Snapshot;
+  /** Of a port, as numbered on the wire. */
+  ringStats(port: number): readonly VringStats[];
   /** By port. */
   setLanes(lanes: readonly LanePlan[]): void;
 }
@@ -47,6 +49,7 @@ export class Console {
   /** Counters at the last start, and at the last clearing of each port. */
   #started: readonly ForwardTotals[];
   readonly #cleared: (PortSample | undefined)[] = [];
+  readonly #clearedRings: (readonly VringStats[])[] = [];
   /** For the rates since the last look. */
   readonly #shown: { readonly time_ms: number; readonly sample: PortSample }[] = [];
   #over = false;
@@ -243,13 +246,18 @@ export class Console {
 
   #xstats(port: string): readonly string[] {
     const { ports } = this.#forwarder.snapshot();
-    return this.#each(port, (number) => portXstats(number, { now: ports[number]!, since: this.#cleared[number] }));
+    return this.#each(port, (number) => {
+      const before = this.#clearedRings[number];
+      const rings = this.#forwarder.ringStats(number).map((stats, ring) => statsSince(stats, before?.[ring]));
+      return portXstats(number, { now: ports[number]!, since: this.#cleared[number] }, rings);
+    });
   }
 
   #clear(port: string): readonly string[] {
     const { ports } = this.#forwarder.snapshot();
     return this.#each(port, (number) => {
       this.#cleared[number] = ports[number]!;
+      this.#clearedRings[number] = this.#forwarder.ringStats(number);
       return [`NIC statistics for port ${number} cleared`];
     });
   }

@@ -3,7 +3,16 @@
  *
  * @module
  */
-import { dropped, type PortPlan, portRate, type PortSample, type VringStats, xstatsOf } from "../mod.ts";
+import {
+  dropped,
+  type PortPlan,
+  portRate,
+  type PortSample,
+  statsSince,
+  type VringStats,
+  xstatsOf,
+  xstatsOfRings,
+} from "../mod.ts";
 
 /** A port's counters, those at an earlier moment taken off. */
 export interface Counted {
@@ -44,11 +53,7 @@ export function portSummary(plans: readonly PortPlan[], samples: readonly PortSa
 }
 
 function difference({ now, since }: Counted, direction: "toGuest" | "fromGuest"): VringStats {
-  const entries = Object.entries(now.counters[direction]).map(([name, value]) => {
-    const before = since?.counters[direction][name as keyof VringStats] ?? 0n;
-    return [name, typeof value === "bigint" ? value - before : value];
-  });
-  return Object.fromEntries(entries) as VringStats;
+  return statsSince(now.counters[direction], since?.counters[direction]);
 }
 
 function counts(name: "RX" | "TX", stats: VringStats, lost: string): string {
@@ -77,11 +82,15 @@ export function portStats(number: number, counted: Counted, last: PortSample | u
   ];
 }
 
-/** `show port xstats`: names as the vhost PMD's, and a counter for each reason to drop. */
-export function portXstats(number: number, counted: Counted): string[] {
+/**
+ * `show port xstats`: names as the vhost PMD's, and a counter for each reason to drop. `rings` is what each of
+ * them counted, as numbered on the wire.
+ */
+export function portXstats(number: number, counted: Counted, rings: readonly VringStats[]): string[] {
   const all = [
     ...xstatsOf("rx", difference(counted, "fromGuest")),
     ...xstatsOf("tx", difference(counted, "toGuest")),
+    ...xstatsOfRings(rings),
   ];
   return [`###### NIC extended statistics for port ${number}`, ...all.map(([name, value]) => `${name}: ${value}`)];
 }

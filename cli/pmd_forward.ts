@@ -67,7 +67,8 @@ async function readCommands(path: string): Promise<string[]> {
 
 function forwarderOf({ ports, workers }: ServePlan, server: SwitchServer): Forwarder {
   const setLanes: Forwarder["setLanes"] = (lanes) => server.setLanes(lanes);
-  return { ports, cores: workers.length, snapshot: () => server.snapshot(), setLanes };
+  const ringStats = (port: number) => server.ringStats(port);
+  return { ports, cores: workers.length, snapshot: () => server.snapshot(), ringStats, setLanes };
 }
 
 /** Until the console has enough, or the input ends. */
@@ -92,7 +93,7 @@ function announce(report: ServeReport, options: PmdForwardOptions, { ports, lane
   const { forwardMode } = options;
   const needless = needlessOptions(options);
   if (needless.length > 0) {
-    report.note({ event: "needless", options: needless }, `not needed here: ${needless.join(", ")}: there is no EAL`);
+    report.note({ event: "needless", options: needless }, `not needed here: ${needless.join(", ")}`);
   }
   report.note({ event: "mode", mode: forwardMode }, `Set ${forwardMode} packet forwarding mode`);
   ports.forEach(({ name, socket, mode, mac, offer: { queuePairs } }, number) => {

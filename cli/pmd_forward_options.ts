@@ -31,11 +31,13 @@ Examples:
   vhostctl pmd-forward --vdev net_vhost0,iface=/tmp/s0,queues=2 --forward-mode macswap
   vhostctl pmd-forward --vdev eth_vhost0,iface=/tmp/s0,client=1 --forward-mode icmpecho --stats-period 1`;
 
-/** Options of DPDK's EAL, which is not here. They are taken and do nothing. */
-const ealOptions = [
+/** Taken, and without effect: options of DPDK's EAL, and testpmd's about mbufs, both of which are not here. */
+const needless = [
   ...["-c <mask>", "-l <list>", "--lcores <list>", "-n <channels>", "-m <MiB>", "--socket-mem <MiB>"],
   ...["--file-prefix <prefix>", "--huge-dir <dir>", "--log-level <level>", "--in-memory", "--no-huge", "--no-pci"],
-  ...["--no-telemetry", "--single-file-segments"],
+  ...["--no-telemetry", "--single-file-segments", "--total-num-mbufs <n>", "--mbuf-size <bytes>", "--mbcache <n>"],
+  ...["--max-pkt-len <bytes>", "--rxd <n>", "--txd <n>", "--no-flush-rx", "--disable-link-check"],
+  ...["--no-lsc-interrupt", "--no-numa"],
 ].map((flags) => new Option(flags).hideHelp());
 
 function collect(text: string, before: readonly string[] | undefined): string[] {
@@ -86,7 +88,7 @@ function defineOptions() {
 /** The command, still without its action. Behind `--` testpmd has options of its own: here they may stand anywhere. */
 export function pmdForwardCommand() {
   const command = defineOptions().argument("[options...]", "more of them, behind --, as testpmd has it");
-  for (const option of ealOptions) command.addOption(option);
+  for (const option of needless) command.addOption(option);
   return command;
 }
 
@@ -96,6 +98,7 @@ export type PmdForwardOptions = ReturnType<ReturnType<typeof defineOptions>["opt
 /** Options, and those that stood behind `--`. */
 export function withOptionsOfTestpmd(options: PmdForwardOptions, more: readonly string[]): PmdForwardOptions {
   const command = defineOptions().exitOverride().configureOutput({ outputError: () => {} });
+  for (const option of needless) command.addOption(option);
   const { operands, unknown } = command.parseOptions([...more]);
   const stray = [...operands, ...unknown];
   if (stray.length > 0) throw new UsageError(`unknown option: ${stray.join(" ")}: see vhostctl pmd-forward --help`);
@@ -106,13 +109,13 @@ export function withOptionsOfTestpmd(options: PmdForwardOptions, more: readonly 
   return { ...options, ...Object.fromEntries(given), ...vdev.length > 0 ? { vdev } : {} };
 }
 
-/** Those of DPDK's EAL that were given. */
+/** Those without effect that were given. */
 export function needlessOptions(options: PmdForwardOptions): string[] {
   const values = options as Record<string, unknown>;
   // Commander has `--no-huge` as `huge`, which is true until it is given.
   const isGiven = (option: Option) =>
     option.negate ? values[option.attributeName()] === false : option.attributeName() in values;
-  return ealOptions.filter(isGiven).map(({ long, short }) => long ?? short ?? "");
+  return needless.filter(isGiven).map(({ long, short }) => long ?? short ?? "");
 }
 
 /** How packets are made and moved, at first. */

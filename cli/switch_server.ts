@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { drainEventfd, Engine, type PortEvent, PortServer, Pump, VringError } from "../mod.ts";
+import { drainEventfd, Engine, type PortEvent, PortServer, Pump, VringError, type VringStats } from "../mod.ts";
 import { CommandError, HostError, UsageError } from "./error.ts";
 import type { LanePlan, ServePlan } from "./serve_options.ts";
 import type { Snapshot } from "./serve_report.ts";
@@ -85,6 +85,12 @@ export class SwitchServer implements AsyncDisposable {
       ports: this.#servers.map((server) => server.sample()),
       workers: this.#workers.map((worker) => this.#engine.workerStats(worker)),
     };
+  }
+
+  /** What each ring of a port counted, as numbered on the wire. */
+  ringStats(number: number): VringStats[] {
+    const { port, plan } = this.#servers[number]!;
+    return Array.from({ length: 2 * plan.offer.queuePairs }, (_, ring) => port.vringStats(ring));
   }
 
   /** Changes where each port's frames go. */

@@ -18,6 +18,13 @@ export interface PortSample {
   readonly counters: Readonly<Record<Direction, VringStats>>;
 }
 
+/** What was counted between two moments; since the beginning, without an earlier one. */
+export function statsSince(now: VringStats, before: VringStats | undefined): VringStats {
+  if (before === undefined) return now;
+  const entries = Object.entries(now).map(([name, value]) => [name, value - before[name as keyof VringStats]]);
+  return Object.fromEntries(entries) as VringStats;
+}
+
 /** What one direction did between two moments. */
 export interface Rate {
   readonly packetsPerSecond: number;

@@ -5,8 +5,8 @@
  */
 import type { Port, VringStats } from "../ffi/port.ts";
 import type { EthStats, EthXstats } from "./eth_info.ts";
-import { dropped } from "./port_sample.ts";
-import { xstatsOf } from "./xstats.ts";
+import { dropped, statsSince } from "./port_sample.ts";
+import { xstatsOf, xstatsOfRings } from "./xstats.ts";
 
 type Counters = Readonly<Record<"rx" | "tx", VringStats>>;
 
@@ -40,23 +40,18 @@ export class QueueCounters {
 
   xstats(): EthXstats {
     const { rx, tx } = this.#sums();
-    const each = this.#now().flatMap((stats, ring) =>
-      xstatsOf(`${ring % 2 === 1 ? "rx" : "tx"}_q${Math.floor(ring / 2)}`, stats)
-    );
-    return Object.fromEntries([...xstatsOf("rx", rx), ...xstatsOf("tx", tx), ...each]);
+    return Object.fromEntries([...xstatsOf("rx", rx), ...xstatsOf("tx", tx), ...xstatsOfRings(this.#now())]);
   }
 
   #sums(): Counters {
     const rings = this.#now();
-    const sum = (first: number) => rings.filter((_, ring) => ring % 2 === first).reduce((a, b) => combine(a, b, 1n));
+    const sum = (first: number) => rings.filter((_, ring) => ring % 2 === first).reduce(add);
     return { tx: sum(0), rx: sum(1) };
   }
 
   /** By ring, as numbered on the wire. */
   #now(): VringStats[] {
-    return this.#read().map((stats, ring) =>
-      this.#since === undefined ? stats : combine(stats, this.#since[ring]!, -1n)
-    );
+    return this.#read().map((stats, ring) => statsSince(stats, this.#since?.[ring]));
   }
 
   #read(): VringStats[] {
@@ -64,7 +59,7 @@ export class QueueCounters {
   }
 }
 
-function combine(one: VringStats, other: VringStats, sign: bigint): VringStats {
-  const entries = Object.entries(one).map(([name, value]) => [name, value + sign * other[name as keyof VringStats]]);
+function add(one: VringStats, other: VringStats): VringStats {
+  const entries = Object.entries(one).map(([name, value]) => [name, value + other[name as keyof VringStats]]);
   return Object.fromEntries(entries) as VringStats;
 }

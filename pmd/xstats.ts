@@ -25,3 +25,8 @@ export function xstatsOf(prefix: string, stats: VringStats): [name: string, valu
     ...drops,
   ];
 }
+
+/** The same of each ring, as numbered on the wire: `rx_q0_good_packets` and so on. */
+export function xstatsOfRings(rings: readonly VringStats[]): [name: string, value: bigint][] {
+  return rings.flatMap((stats, ring) => xstatsOf(`${ring % 2 === 1 ? "rx" : "tx"}_q${Math.floor(ring / 2)}`, stats));
+}

@@ -35,6 +35,11 @@ class Ports implements Forwarder {
     return { time_ms: this.time_ms, ports, workers: [] };
   }
 
+  ringStats(port: number) {
+    const [from, to, lost] = this.counts[port]!;
+    return [stats(to!, lost!), stats(from! - 1, 0), stats(0, 0), stats(1, 0)];
+  }
+
   setLanes(lanes: readonly LanePlan[]): void {
     this.lanes.push(lanes);
   }
@@ -150,7 +155,8 @@ Deno.test("show port stats: counters since they were cleared, rates since the la
     "  ############################################################################",
   ]);
   const xstats = console.execute("show port xstats 0");
-  for (const line of ["rx_good_packets: 300", "tx_drop_no_buffer: 2", "tx_good_bytes: 0"]) {
+  const lines = ["rx_good_packets: 300", "tx_drop_no_buffer: 2", "tx_good_bytes: 0"];
+  for (const line of [...lines, "rx_q0_good_packets: 300", "rx_q1_good_packets: 0", "tx_q0_drop_no_buffer: 2"]) {
     assert.ok(xstats.includes(line), `${line} in ${xstats}`);
   }
 });
