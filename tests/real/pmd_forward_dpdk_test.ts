@@ -28,6 +28,15 @@ for (const path of paths) {
     realTest(`pmd-forward, ${mode}, testpmd, ${path.name}: none lost`, ["dpdk"], () => forwards(path, mode));
   }
 
+  realTest(`pmd-forward connects, testpmd listens, ${path.name}: none lost`, ["dpdk"], async () => {
+    using ports = new Ports();
+    await using forward = await Serve.forward("--forward-mode", "macswap", ...vdevs(ports, ",client=1"));
+    await using testpmd = await Testpmd.start({ sockets: ports.sockets, path, server: true });
+    await forward.up(1);
+    await exchange(testpmd, packets_wanted);
+    await compare(forward, testpmd, "eth_vhost");
+  });
+
   realTest(`pmd-forward, testpmd, ${path.name}: two queues, both used, none lost`, ["dpdk"], async () => {
     using ports = new Ports();
     await using forward = await Serve.forward(...vdevs(ports, ",queues=2"));
