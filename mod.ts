@@ -31,6 +31,37 @@
  *
  * A port serves one front end at a time: a `PortServer` turns a second one away, and connects again.
  *
+ * For a program that moves the packets itself, `EthDev` is such a socket as an Ethernet device, after DPDK's ethdev.
+ * What the guest behind either of these two sends goes to the other:
+ *
+ * ```ts
+ * import { EthDev, Packets } from "./mod.ts";
+ *
+ * const directory = await Deno.makeTempDir();
+ * const [a, b] = [EthDev.create(`eth_vhost0,iface=${directory}/a`), EthDev.create(`eth_vhost1,iface=${directory}/b`)];
+ * for (const device of [a, b]) {
+ *   device.configure();
+ *   device.rxQueueSetup(0);
+ *   device.txQueueSetup(0);
+ *   device.start();
+ * }
+ * setTimeout(() => a.stop(), 100);
+ * const packets = new Packets({ capacity: 32 });
+ * while (await EthDev.rxReady(a, b)) {
+ *   for (const [from, to] of [[a, b], [b, a]] as const) {
+ *     if (from.rxBurst(0, packets) > 0) to.txBurst(0, packets);
+ *   }
+ * }
+ * for (const device of [a, b]) await device.close();
+ * await Deno.remove(directory, { recursive: true });
+ * ```
+ *
+ * `Packets` has its memory from its first moment on. `rxBurst` copies frames out of the guest into it, where
+ * `packets.data(i)` are their bytes, to be read and changed, and `txBurst` copies them into the other guest; the
+ * buffers that a burst took are the guest's again when it returns. What `txBurst` leaves in `packets` found no buffer
+ * or no guest, and the next `rxBurst` drops it. Whoever polls must await `rxReady` each time, because guests connect
+ * and timers fire only then; without traffic it sleeps until a guest kicks.
+ *
  * @module
  */
 export * from "./ffi/engine.ts";
@@ -38,16 +69,18 @@ export * from "./ffi/fd.ts";
 export * from "./ffi/guest.ts";
 export { VringError } from "./ffi/library.ts";
 export * from "./ffi/machine.ts";
-export * from "./ffi/packets.ts";
+export { Packets, type PacketsOptions } from "./ffi/packets.ts";
 export { type Direction, type Lane, type LaneMode, type Port, type VringState, type VringStats } from "./ffi/port.ts";
 export * from "./ffi/pump.ts";
 export * from "./pmd/devargs.ts";
+export * from "./pmd/driver_server.ts";
 export * from "./pmd/eth_dev.ts";
 export * from "./pmd/eth_info.ts";
 export * from "./pmd/port_event.ts";
 export * from "./pmd/port_plan.ts";
 export * from "./pmd/port_sample.ts";
-export * from "./pmd/port_server.ts";
+export { PortServer, type PortServerParts, type PortService } from "./pmd/port_server.ts";
+export * from "./pmd/port_service.ts";
 export * from "./pmd/xstats.ts";
 export * from "./vhost/backend.ts";
 export * from "./vhost/channel.ts";

@@ -40,7 +40,7 @@ function bytesOf(macAddr: string): Uint8Array {
 /** Undefined for `io`, which looks at no packet. */
 function modeOf(to: EthDev, number: number): Mode | undefined {
   const modes = forwardModes(bytesOf(to.macAddr), Uint8Array.of(2, 0, 0, 0, 0, number));
-  if (values.mode !== "io" && !(values.mode in modes)) {
+  if (values.mode !== "io" && !Object.hasOwn(modes, values.mode)) {
     throw new Error(`unknown mode: ${values.mode}: choose from io, ${Object.keys(modes).join(", ")}`);
   }
   return modes[values.mode];
@@ -58,6 +58,7 @@ function move(from: EthDev, to: EthDev, queue: number, packets: Packets, mode: M
   to.txBurst(queue, packets);
 }
 
+if (positionals.length === 0) throw new Error("no port: name a socket, or several");
 const devices = positionals.map(open);
 const routes = devices.map((from, number) => {
   const target = values.mode === "icmpecho" ? number : Math.min(number ^ 1, devices.length - 1);

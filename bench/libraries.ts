@@ -4,7 +4,7 @@
  *   VHOSTCTL_LIB=build/libvring-x86_64_v4.so ./scripts/deno run --allow-all bench/libraries.ts \\
  *     [--size 64] [--ring split] [--seconds 20] BASE.so OTHER.so ... [dpdk] [pmd-forward] [typescript]
  *
- * `pmd-forward` is ours in io mode, `typescript` the same through `EthDev`, in bursts of 32 (bench/forward.ts).
+ * `pmd-forward` is ours in io mode, `typescript` the same through `EthDev` (bench/forward.ts); both in bursts of 32.
  *
  * All live at once and take turns on the same CPUs; the guests are always those of $VHOSTCTL_LIB. For each distance of
  * the two CPUs a line: the median rate of each, and of its ratio to the first, with the middle half. The same library
@@ -52,7 +52,15 @@ const measurement: Measurement = {
 const ownForwarders: Record<string, (sockets: readonly string[], cpu: string) => JsonProcess> = {
   "pmd-forward": (sockets, cpu) => {
     const vdevs = sockets.flatMap((socket, number) => ["--vdev", `eth_vhost${number},iface=${socket}`]);
-    return new JsonProcess("pmd-forward", ownProgram(), ["pmd-forward", "--json", "--cpus", cpu, ...vdevs]);
+    return new JsonProcess("pmd-forward", ownProgram(), [
+      "pmd-forward",
+      "--json",
+      "--burst",
+      "32",
+      "--cpus",
+      cpu,
+      ...vdevs,
+    ]);
   },
   typescript: (sockets, cpu) => {
     const program = ["run", "--allow-all", new URL("forward.ts", import.meta.url).pathname];

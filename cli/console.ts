@@ -117,7 +117,7 @@ export class Console {
     if (this.#running) return ["Packet forwarding already started"];
     if (this.#stopped.size > 0) return ["Not all ports were started"];
     this.#started = this.#totals();
-    this.#forwarder.setLanes(planLanes(this.#config, this.#forwarder.ports.length, { firstBursts }));
+    this.#forwarder.setLanes(planLanes(this.#config, this.#forwarder.ports, { firstBursts }));
     this.#running = true;
     return this.#streams();
   }
@@ -129,7 +129,7 @@ export class Console {
 
   #stop(): readonly string[] {
     if (!this.#running) return ["Packet forwarding not started"];
-    this.#forwarder.setLanes(planLanes(this.#config, this.#forwarder.ports.length, "stopped"));
+    this.#forwarder.setLanes(planLanes(this.#config, this.#forwarder.ports, "stopped"));
     this.#running = false;
     return ["Telling cores to stop...", "Waiting for lcores to finish...", ...this.#forwarded(), "Done."];
   }
@@ -203,7 +203,7 @@ export class Console {
 
   #streams(): readonly string[] {
     const { ports, cores } = this.#forwarder;
-    const streams = planLanes(this.#config, ports.length, "stopped").flatMap(({ target, peerMac }, port) => {
+    const streams = planLanes(this.#config, ports, "stopped").flatMap(({ target, peerMac }, port) => {
       const queues = ports[target]!.offer.queuePairs;
       const peer = macText(peerMac);
       return Array.from(

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { type LaneMode, vhostMac } from "../mod.ts";
+import { type LaneMode, macNumber, type PortPlan } from "../mod.ts";
 import type { LanePlan } from "./serve_options.ts";
 
 /** testpmd's names, as ours for the data path. */
@@ -55,10 +55,12 @@ function targetOf(mode: ForwardMode, port: number, ports: number): number {
 }
 
 /** A lane for each port. */
-export function planLanes({ mode, burst, frameBytes }: ForwardConfig, ports: number, running: Running): LanePlan[] {
-  return Array.from({ length: ports }, (_, port) => {
-    const target = targetOf(mode, port, ports);
-    const way = { target, ownMac: vhostMac(target), peerMac: 0x0200_0000_0000 + target, burst, frameBytes };
+export function planLanes(config: ForwardConfig, ports: readonly PortPlan[], running: Running): LanePlan[] {
+  const { mode, burst, frameBytes } = config;
+  return ports.map((_, port) => {
+    const target = targetOf(mode, port, ports.length);
+    const ownMac = macNumber(ports[target]!.mac);
+    const way = { target, ownMac, peerMac: 0x0200_0000_0000 + target, burst, frameBytes };
     if (running === "stopped") return { ...way, mode: "none" };
     return { ...way, mode: modes[mode], first: running.firstBursts * burst };
   });

@@ -24,14 +24,23 @@ function linkOf({ state }: PortSample): "up" | "down" {
   return state === "running" ? "up" : "down";
 }
 
+function driverName({ driver }: PortPlan): string {
+  return driver === undefined ? "net_vhost" : "net_virtio_user";
+}
+
+function devargs({ driver, socket, mode, offer: { queuePairs } }: PortPlan): string {
+  if (driver === undefined) return `iface=${socket},queues=${queuePairs}${mode === "client" ? ",client=1" : ""}`;
+  return `path=${socket},queues=${queuePairs}${mode === "server" ? ",server=1" : ""}`;
+}
+
 /** `show port info`. */
 export function portInfo(number: number, plan: PortPlan, sample: PortSample): string[] {
   return [
     `********************* Infos for port ${number}  *********************`,
     `MAC address: ${plan.mac.toUpperCase()}`,
     `Device name: ${plan.name}`,
-    "Driver name: net_vhost",
-    `Devargs: iface=${plan.socket},queues=${plan.offer.queuePairs}${plan.mode === "client" ? ",client=1" : ""}`,
+    `Driver name: ${driverName(plan)}`,
+    `Devargs: ${devargs(plan)}`,
     `Link status: ${linkOf(sample)}`,
     "Promiscuous mode: enabled",
     `Current number of RX queues: ${sample.queuePairsUp}`,
@@ -41,8 +50,10 @@ export function portInfo(number: number, plan: PortPlan, sample: PortSample): st
 
 /** `show port summary all`. */
 export function portSummary(plans: readonly PortPlan[], samples: readonly PortSample[]): string[] {
-  const rows = plans.map(({ mac, name }, number) =>
-    `${String(number).padEnd(5)}${mac.toUpperCase().padEnd(18)}${name.padEnd(13)}${"net_vhost".padEnd(15)}` +
+  const rows = plans.map((plan, number) =>
+    `${String(number).padEnd(5)}${plan.mac.toUpperCase().padEnd(18)}${plan.name.padEnd(13)}${
+      driverName(plan).padEnd(15)
+    }` +
     linkOf(samples[number]!)
   );
   return [

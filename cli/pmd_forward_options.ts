@@ -4,7 +4,7 @@
  * @module
  */
 import { Command, Option } from "@commander-js/extra-typings";
-import { DevargsError, parseVdev, planVdev, type VhostVdev } from "../mod.ts";
+import { DevargsError, parseVdev, planVdev, type Vdev } from "../mod.ts";
 import { UsageError } from "./error.ts";
 import { burstMax, type ForwardConfig, forwardModes, frameBytesMax, frameBytesMin, planLanes } from "./forward_mode.ts";
 import { choice, cpuList, idleOption, seconds, socketModeOption, wholeNumber } from "./option.ts";
@@ -29,7 +29,8 @@ counterpart: frames never leave their queue.
 Examples:
   vhostctl pmd-forward --vdev eth_vhost0,iface=/tmp/s0 --vdev eth_vhost1,iface=/tmp/s1
   vhostctl pmd-forward --vdev net_vhost0,iface=/tmp/s0,queues=2 --forward-mode macswap
-  vhostctl pmd-forward --vdev eth_vhost0,iface=/tmp/s0,client=1 --forward-mode icmpecho --stats-period 1`;
+  vhostctl pmd-forward --vdev eth_vhost0,iface=/tmp/s0,client=1 --forward-mode icmpecho --stats-period 1
+  vhostctl pmd-forward --vdev eth_vhost0,iface=/tmp/s0 --vdev virtio_user0,path=/run/ovs/p0`;
 
 /** Taken, and without effect: options of DPDK's EAL, and testpmd's about mbufs, both of which are not here. */
 const needless = [
@@ -129,18 +130,16 @@ export function isInteractive({ interactive, cmdlineFile }: PmdForwardOptions): 
 }
 
 /** So many queue pairs of a port are offered to its guest. */
-function queuePairs({ name, queues }: VhostVdev, { rxq, txq = rxq }: PmdForwardOptions): number {
+function queuePairs({ name, queues }: Vdev, { rxq, txq = rxq }: PmdForwardOptions): number {
   if ((rxq ?? txq) !== txq) throw new UsageError(`--rxq and --txq differ: ${rxq}, ${txq}: give the same`);
   const wanted = txq ?? queues;
   if (wanted <= queues) return wanted;
   throw new UsageError(`too many queues: --rxq=${wanted}: ${name} has ${queues}, give it queues=${wanted}`);
 }
 
-function vhostVdev(text: string): VhostVdev {
+function readVdev(text: string): Vdev {
   try {
-    const vdev = parseVdev(text);
-    if (vdev.driver === "vhost") return vdev;
-    throw new UsageError(`driver not here yet: ${vdev.name}: a later version brings it, give eth_vhostN,iface=PATH`);
+    return parseVdev(text);
   } catch (error) {
     if (error instanceof DevargsError) throw new UsageError(error.message);
     throw error;
@@ -158,7 +157,7 @@ export function planPmdForward(options: PmdForwardOptions, { workingDirectory, c
     throw new UsageError("options do not go together: -i, --tx-first: add --auto-start, or say start tx_first there");
   }
   if (options.vdev === undefined) throw new UsageError("no port: give --vdev eth_vhost0,iface=PATH");
-  const vdevs = options.vdev.map(vhostVdev);
+  const vdevs = options.vdev.map(readVdev);
   const ports = vdevs.map((vdev, number) =>
     planVdev(vdev, { number, queuePairs: queuePairs(vdev, options), workingDirectory })
   );
@@ -176,7 +175,7 @@ export function planPmdForward(options: PmdForwardOptions, { workingDirectory, c
     ports,
     lanes: planLanes(
       forwardConfig(options),
-      ports.length,
+      ports,
       isInteractive(options) ? "stopped" : { firstBursts: options.txFirst ? 1 : 0 },
     ),
     directory: undefined,

@@ -3,7 +3,16 @@
  *
  * @module
  */
-import { drainEventfd, Engine, type PortEvent, PortServer, Pump, VringError, type VringStats } from "../mod.ts";
+import {
+  drainEventfd,
+  Engine,
+  openPortService,
+  type PortEvent,
+  type PortService,
+  Pump,
+  VringError,
+  type VringStats,
+} from "../mod.ts";
 import { CommandError, HostError, UsageError } from "./error.ts";
 import type { LanePlan, ServePlan } from "./serve_options.ts";
 import type { Snapshot } from "./serve_report.ts";
@@ -41,7 +50,7 @@ export class SwitchServer implements AsyncDisposable {
   readonly #engine: Engine;
   readonly #pump: Pump;
   readonly #workers: number[];
-  readonly #servers: PortServer[] = [];
+  readonly #servers: PortService[] = [];
   readonly #timer: ReturnType<typeof setInterval>;
 
   private constructor(engine: Engine, pump: Pump, workers: number[]) {
@@ -110,7 +119,7 @@ export class SwitchServer implements AsyncDisposable {
   #openPort(plan: ServePlan["ports"][number], socketMode: number, happened: (event: PortEvent) => void): void {
     const { queuePairs, mtu } = plan.offer;
     const port = this.#engine.openPort({ queuePairs, mtu });
-    this.#servers.push(PortServer.open({ plan, port, pump: this.#pump, socketMode, happened }));
+    this.#servers.push(openPortService({ plan, port, pump: this.#pump, socketMode, happened }));
   }
 
   #closePorts(): void {

@@ -113,6 +113,11 @@ export class Guest implements AsyncDisposable {
     return this.#handle;
   }
 
+  /** For ports: its number in libvring. */
+  get handle(): number {
+    return this.#live();
+  }
+
   /** Its memory table, of one row; all of it is behind `memoryFd`. */
   get regions(): readonly Region[] {
     const { gpa, size_bytes, mmap_offset } = this.#region;

@@ -27,7 +27,10 @@ function open(): Library {
   try {
     found = Deno.dlopen(path, symbols).symbols;
   } catch (reason) {
-    throw new Error(`Cannot open libvring: ${path}: build it with ./scripts/build --library`, { cause: reason });
+    throw new Error(
+      `Cannot open libvring: ${path}: build it with ./scripts/build --library, and name it by VHOSTCTL_LIB`,
+      { cause: reason },
+    );
   }
   const hash = found.abi_hash();
   if (hash !== abiHash) {

@@ -21,10 +21,24 @@ export interface PacketsOptions {
 }
 
 /** Bytes of packets, and a row for each, as libvring has them. */
-interface Room {
+export interface Room {
   readonly arena: Uint8Array<ArrayBuffer>;
   readonly rows: Uint32Array<ArrayBuffer>;
 }
+
+/** What ports do to packets. Not for others: libvring trusts what stands in rows. */
+export interface PacketAccess {
+  /** Drops all packets, and gives the room for others away, until `fill`. */
+  empty(packets: Packets): Room;
+  /** So many were put there. */
+  fill(packets: Packets, count: number): void;
+  /** Where the packets are, rows from the first one on. */
+  filled(packets: Packets): Room;
+  /** Drops the first `count` packets. */
+  take(packets: Packets, count: number): void;
+}
+
+export let packetAccess: PacketAccess;
 
 /**
  * Room for a burst, taken once and used again: `EthDev.rxBurst` fills it, `EthDev.txBurst` takes from its beginning.
@@ -37,7 +51,7 @@ export class Packets {
   readonly capacity: number;
   readonly #checked: boolean;
   #arena: Uint8Array<ArrayBuffer>;
-  readonly #rows: Uint32Array<ArrayBuffer>;
+  #rows: Uint32Array<ArrayBuffer>;
   /** Rows of packets that are here: from, to. */
   #first = 0;
   #end = 0;
@@ -89,14 +103,15 @@ export class Packets {
 
   /** Adds a packet behind the others, its header all zero, and returns its bytes, to be written: they may be any. */
   append(bytes: number): Uint8Array<ArrayBuffer> {
-    if (!Number.isInteger(bytes) || bytes < frameBytesMin || bytes > limits.packet_room_max - lineBytes) {
+    if (!Number.isInteger(bytes) || bytes < frameBytesMin || bytes > limits.packet_bytes_max) {
       throw new RangeError(`Cannot add a packet of ${bytes} bytes`);
     }
-    if (this.#first === this.#end) this.#first = this.#end = 0;
+    this.#closeRanks();
     if (this.#end === this.capacity) throw new RangeError(`Cannot add a packet: there are ${this.capacity} already`);
     const at = this.#end * row;
     const before = this.#end === 0 ? 0 : this.#rows[at - row]! + this.#rows[at - row + 1]!;
     const offset = Math.ceil(before / lineBytes) * lineBytes + headerBytes;
+    if (offset + bytes > this.#arena.length) throw new RangeError(`Cannot add a packet: the others leave no room`);
     this.#rows.fill(0, at, at + row);
     this.#rows[at] = offset;
     this.#rows[at + 1] = bytes;
@@ -106,13 +121,10 @@ export class Packets {
 
   /** Drops those packets that `wanted` does not want, by their number. The others keep their order, and move up. */
   keep(wanted: (index: number) => boolean): void {
-    let end = this.#first;
-    const count = this.count;
-    for (let index = 0; index < count; index++) {
-      const from = (this.#first + index) * row;
-      if (wanted(index)) this.#rows.copyWithin(end++ * row, from, from + row);
-    }
-    this.#end = end;
+    const rows: number[] = [];
+    for (let index = 0; index < this.count; index++) if (wanted(index)) rows.push(this.#first + index);
+    rows.forEach((from, to) => this.#rows.copyWithin((this.#first + to) * row, from * row, (from + 1) * row));
+    this.#end = this.#first + rows.length;
     if (this.#checked) this.#revoke();
   }
 
@@ -122,36 +134,51 @@ export class Packets {
     if (this.#checked) this.#revoke();
   }
 
-  /** For ports: drops all packets, and gives the room for others away, until `fill`. */
-  empty(): Room {
-    this.free();
-    return { arena: this.#arena, rows: this.#rows };
+  static {
+    packetAccess = {
+      empty(packets) {
+        packets.#expectWhole();
+        packets.free();
+        return { arena: packets.#arena, rows: packets.#rows };
+      },
+      fill(packets, count) {
+        packets.#end = count;
+      },
+      filled(packets) {
+        packets.#expectWhole();
+        packets.#closeRanks();
+        return { arena: packets.#arena, rows: packets.#rows };
+      },
+      take(packets, count) {
+        packets.#first += count;
+        if (packets.#checked && count > 0) packets.#revoke();
+      },
+    };
   }
 
-  /** For ports: so many were put there. */
-  fill(count: number): void {
-    this.#end = count;
+  /** The first packet's row becomes the first one. */
+  #closeRanks(): void {
+    if (this.#first === 0) return;
+    this.#rows.copyWithin(0, this.#first * row, this.#end * row);
+    this.#end -= this.#first;
+    this.#first = 0;
   }
 
-  /** For ports: where the packets are, rows from the first one on. */
-  filled(): Room {
-    return { arena: this.#arena, rows: this.#first === 0 ? this.#rows : this.#rows.subarray(this.#first * row) };
-  }
-
-  /** For ports: drops the first `count` packets. */
-  take(count: number): void {
-    this.#first += count;
-    if (this.#checked && count > 0) this.#revoke();
+  /** Whoever transfers the buffer of a view takes all of it away. */
+  #expectWhole(): void {
+    if (this.#arena.length > 0 && this.#rows.length > 0) return;
+    throw new TypeError("Cannot use packets: their memory was transferred");
   }
 
   #rowOf(index: number): number {
     const number = this.#first + index;
-    if (index >= 0 && number < this.#end) return number * row;
+    if (Number.isInteger(index) && index >= 0 && number < this.#end) return number * row;
     throw new RangeError(`Cannot use packet ${index}: there are ${this.count}`);
   }
 
-  /** The bytes move to a buffer of another name; views of the old one are empty then. */
+  /** All moves to buffers of another name; views of the old ones are empty then. */
   #revoke(): void {
     this.#arena = new Uint8Array(this.#arena.buffer.transfer());
+    this.#rows = new Uint32Array(this.#rows.buffer.transfer());
   }
 }

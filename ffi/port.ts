@@ -6,9 +6,10 @@
 
 import type { Dataplane, Region, VringConfig, VringFd } from "../vhost/dataplane.ts";
 import type { Fd } from "../vhost/fd.ts";
+import type { Guest } from "./guest.ts";
 import { ForwardMode, VringBroken, VringFd as VringFdNumber } from "./abi.gen.ts";
 import { check, library, VringError } from "./library.ts";
-import type { Packets } from "./packets.ts";
+import { packetAccess, type Packets } from "./packets.ts";
 import { emptyStruct, readStruct, type Struct, writeStruct, writeStructs } from "./struct.ts";
 
 /** Counters of one ring, or of all rings of one direction, since the port was opened. */
@@ -89,6 +90,17 @@ export class Port implements Dataplane, Disposable {
     check(`set lane of port ${this.number}`, library().port_set_lane(...this.#place(), row));
   }
 
+  /**
+   * Makes the port face a back end, with memory and rings of `guest`, which does not run. Then tell the back end of
+   * them, and when it is ready enable the rings 2i, through which it is sent to; `receive` and lanes bring what it
+   * sends. Ends with `reset`; until then the guest cannot be closed.
+   */
+  drive(guest: Guest): void {
+    check(`drive port ${this.number}`, library().port_drive(...this.#place(), guest.handle));
+    for (let pair = 0; pair < guest.queuePairs; pair++) this.#kicks.set(2 * pair + 1, guest.vring(2 * pair).call);
+    this.#changed?.(undefined);
+  }
+
   setMemory(regions: readonly Region[], fds: readonly Fd[]): void {
     const rows = writeStructs("Region", regions.map(rowOf));
     const numbers = new Int32Array(fds.map((fd) => fd.number));
@@ -155,13 +167,13 @@ export class Port implements Dataplane, Disposable {
    */
   receive(queue: number, packets: Packets): number {
     this.#expectOpen();
-    const { arena, rows } = packets.empty();
+    const { arena, rows } = packetAccess.empty(packets);
     // No spread here, and no closure: only plain calls are the fast ones.
     const ring = 2 * queue + 1;
     const { length } = arena;
     const code = library().vring_receive(this.#engine, this.number, ring, arena, length, rows, packets.capacity);
     if (code < 0) check(`receive from queue ${queue}`, code);
-    packets.fill(code);
+    packetAccess.fill(packets, code);
     return code;
   }
 
@@ -173,10 +185,10 @@ export class Port implements Dataplane, Disposable {
     this.#expectOpen();
     const { count } = packets;
     if (count === 0) return 0;
-    const { arena, rows } = packets.filled();
+    const { arena, rows } = packetAccess.filled(packets);
     const code = library().vring_send(this.#engine, this.number, 2 * queue, arena, arena.length, rows, count);
     if (code < 0) check(`send to queue ${queue}`, code);
-    packets.take(code);
+    packetAccess.take(packets, code);
     return code;
   }
 
@@ -189,7 +201,7 @@ export class Port implements Dataplane, Disposable {
     return check(`arm queue ${queue}`, code) === 1;
   }
 
-  /** The eventfd, the port's own, that the guest kicks when it sends; undefined without one. */
+  /** The eventfd, not the caller's, that the other side signals when it sends; undefined without one. */
   kickFd(queue: number): number | undefined {
     return this.#kicks.get(2 * queue + 1);
   }

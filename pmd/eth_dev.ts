@@ -5,12 +5,13 @@
  */
 import type { Port } from "../ffi/port.ts";
 import type { Packets } from "../ffi/packets.ts";
-import { DevargsError, parseVdev, type VhostVdev } from "./devargs.ts";
+import { parseVdev, type Vdev } from "./devargs.ts";
 import type { EthLink, EthStats, EthXstats, QueueState } from "./eth_info.ts";
 import { PollEngine } from "./poll_engine.ts";
 import type { PortEvent } from "./port_event.ts";
-import { macText, planVdev, vhostMac } from "./port_plan.ts";
-import { PortServer } from "./port_server.ts";
+import { planVdev } from "./port_plan.ts";
+import type { PortService } from "./port_server.ts";
+import { openPortService } from "./port_service.ts";
 import { QueueCounters } from "./queue_counters.ts";
 import { RxWatch } from "./rx_watch.ts";
 
@@ -64,7 +65,7 @@ const speed_Mbps = 10_000;
  * end.
  */
 export class EthDev implements AsyncDisposable {
-  readonly #vdev: VhostVdev;
+  readonly #vdev: Vdev;
   readonly #options: EthOptions;
   readonly #shared: PollEngine;
   #state: State = "created";
@@ -73,29 +74,34 @@ export class EthDev implements AsyncDisposable {
   #withheld: readonly string[] = [];
   #mtu: number | undefined;
   #port: Port | undefined;
-  #server: PortServer | undefined;
+  #server: PortService | undefined;
   #watch: RxWatch | undefined;
   #counters: QueueCounters | undefined;
   #rings: boolean[] = [];
+  readonly #resident = {
+    tick: () => this.#server?.tick(),
+    attend: () => {
+      this.#server?.lookForBroken();
+      this.#changed(undefined);
+    },
+  };
   #looks = false;
   #closed: Promise<void> | undefined;
 
-  private constructor(vdev: VhostVdev, options: EthOptions) {
+  private constructor(vdev: Vdev, options: EthOptions) {
     this.#vdev = vdev;
     this.#options = options;
     this.#shared = PollEngine.acquire();
   }
 
   /**
-   * A device from a vdev string, such as `eth_vhost0,iface=/tmp/sock0,queues=2`. Its socket is there from the first
-   * `start` on.
+   * A device from a vdev string, such as `eth_vhost0,iface=/tmp/sock0,queues=2`, which serves a guest, or
+   * `virtio_user0,path=/tmp/sock0`, which is the driver of a back end. Its socket is there from the first `start` on.
    *
    * @throws DevargsError for a string that cannot be used
    */
   static create(devargs: string, options: EthOptions = {}): EthDev {
-    const vdev = parseVdev(devargs);
-    if (vdev.driver === "vhost") return new EthDev(vdev, options);
-    throw new DevargsError(`driver not here yet: ${vdev.name}: a later version brings it, give eth_vhostN,iface=PATH`);
+    return new EthDev(parseVdev(devargs), options);
   }
 
   /** Says how many queues are used, and which offloads. May be repeated while it is stopped; setups are then due. */
@@ -109,6 +115,8 @@ export class EthDev implements AsyncDisposable {
     const unknown = offloads.find((name) => !names.includes(name));
     if (unknown !== undefined) throw this.#outOfRange(`use offload ${unknown}`, `choose from ${names.join(", ")}`);
     this.#shut();
+    // A listener that heard of it may have closed.
+    this.#expect("configure", "created", "configured", "stopped");
     this.#rx = Array(rxQueues).fill(false);
     this.#tx = Array(txQueues).fill(false);
     this.#withheld = names.filter((name) => !offloads.includes(name)).flatMap((name) => withheldWithout[name]);
@@ -149,8 +157,12 @@ export class EthDev implements AsyncDisposable {
 
   /** Closes the socket, turns the guest out and takes the port away. May be called at any time, and again. */
   close(): Promise<void> {
-    this.#closed ??= this.#end();
-    return this.#closed;
+    if (this.#closed !== undefined) return this.#closed;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    // A listener that hears of the end may close, too.
+    this.#closed = promise;
+    resolve(this.#end());
+    return promise;
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -172,7 +184,8 @@ export class EthDev implements AsyncDisposable {
 
   /**
    * Gives packets to the guest, from the first one on. Returns how many are done with: `packets` has the others still,
-   * for which there was no buffer or is no guest. What this guest cannot take is done with, too, and counted.
+   * for which there was no buffer or is no guest. What this guest cannot take, or has too few buffers for, is done
+   * with, too, and counted.
    */
   txBurst(queue: number, packets: Packets): number {
     this.#expectQueue("transmit", this.#tx, queue);
@@ -195,12 +208,12 @@ export class EthDev implements AsyncDisposable {
 
   /** The device's name and what it can do. */
   info() {
-    const { name, iface, queues, client } = this.#vdev;
+    const vdev = this.#vdev;
+    const { name, queues } = vdev;
     return {
       name,
-      driver: "net_vhost",
-      iface,
-      client,
+      driver: vdev.driver === "vhost" ? "net_vhost" : "net_virtio_user",
+      path: vdev.driver === "vhost" ? vdev.iface : vdev.path,
       maxRxQueues: queues,
       maxTxQueues: queues,
       rxQueues: this.#rx.length,
@@ -217,10 +230,13 @@ export class EthDev implements AsyncDisposable {
     return linkOf(this.#rings);
   }
 
-  /** The device's own address: "VHOST" and a number. A guest has its own, which no back end is told. */
+  /**
+   * The device's own address: that of the devargs, else, towards a guest, "VHOST" and a number; a guest has its own,
+   * which no back end is told.
+   */
   get macAddr(): string {
     this.#expect("name the address", "started", "stopped");
-    return macText(vhostMac(this.#port!.number));
+    return this.#server!.plan.mac;
   }
 
   /** Always true: whatever a guest sends is received. */
@@ -241,7 +257,7 @@ export class EthDev implements AsyncDisposable {
     this.#port?.setMtu(mtu);
   }
 
-  /** Counters since the device was created or `resetStats` was called. */
+  /** Counters since the first start after `configure`, or since `resetStats`. */
   stats(): EthStats {
     return this.#counted("read counters").stats();
   }
@@ -265,9 +281,9 @@ export class EthDev implements AsyncDisposable {
   }
 
   #open(): void {
-    const { engine, pump, servers } = this.#shared;
+    const { engine, pump, residents } = this.#shared;
     const { queues } = this.#vdev;
-    const port = engine.openPort({ queuePairs: queues, mtu: this.#mtu, changed: (ring) => this.#changed(ring) });
+    const port = engine.openPort({ queuePairs: queues, changed: (ring) => this.#changed(ring) });
     try {
       const plan = planVdev(this.#vdev, {
         number: port.number,
@@ -275,19 +291,20 @@ export class EthDev implements AsyncDisposable {
         withheld: this.#withheld,
         workingDirectory: Deno.cwd(),
       });
-      this.#server = PortServer.open({
+      this.#server = openPortService({
         plan,
         port,
         pump,
         socketMode: this.#options.socketMode ?? 0o600,
-        happened: (event) => this.#happened(event),
+        happened: (event) => this.#options.happened?.(event),
       });
     } catch (error) {
       port[Symbol.dispose]();
       throw error;
     }
-    servers.add(this.#server);
+    residents.add(this.#resident);
     this.#port = port;
+    if (this.#mtu !== undefined) port.setMtu(this.#mtu);
     this.#rings = Array(2 * queues).fill(false);
     this.#watch = new RxWatch(pump, port, this.#rx.length);
     this.#counters = new QueueCounters(port, queues);
@@ -295,12 +312,13 @@ export class EthDev implements AsyncDisposable {
 
   #shut(): void {
     if (this.#server === undefined) return;
-    this.#shared.servers.delete(this.#server);
+    this.#shared.residents.delete(this.#resident);
     this.#server[Symbol.dispose]();
     this.#watch![Symbol.dispose]();
     this.#port![Symbol.dispose]();
     this.#server = undefined;
     this.#port = undefined;
+    this.#counters = undefined;
     this.#look([]);
   }
 
@@ -308,12 +326,6 @@ export class EthDev implements AsyncDisposable {
     this.#state = "closed";
     this.#shut();
     await this.#shared.release();
-  }
-
-  #happened(event: PortEvent): void {
-    this.#options.happened?.(event);
-    if (event.event === "started" && this.#mtu !== undefined) this.#port?.setMtu(this.#mtu);
-    if (event.event === "ring_broken") this.#changed(undefined);
   }
 
   /** A guest switches many queues at a time: one look afterwards is enough. */
@@ -324,7 +336,10 @@ export class EthDev implements AsyncDisposable {
     queueMicrotask(() => {
       this.#looks = false;
       const port = this.#port;
-      if (port !== undefined) this.#look(this.#rings.map((_, index) => port.isUp(index)));
+      if (port === undefined) return;
+      // A front end that goes takes the port's MTU with it.
+      if (this.#mtu !== undefined) port.setMtu(this.#mtu);
+      this.#look(this.#rings.map((_, index) => port.isUp(index)));
     });
   }
 
@@ -341,7 +356,7 @@ export class EthDev implements AsyncDisposable {
 
   #counted(what: string): QueueCounters {
     this.#expect(what, "configured", "started", "stopped");
-    if (this.#counters === undefined) throw this.#misuse(what, "it was never started");
+    if (this.#counters === undefined) throw this.#misuse(what, "it was not started since it was configured");
     return this.#counters;
   }
 

@@ -7,7 +7,6 @@ import { setImmediate } from "node:timers";
 import { Engine } from "../ffi/engine.ts";
 import { drainEventfd } from "../ffi/fd.ts";
 import { Pump } from "../ffi/pump.ts";
-import type { PortServer } from "./port_server.ts";
 
 const tick_ms = 1000;
 /** Whoever moves packets without a pause lets messages through this often. */
@@ -15,29 +14,51 @@ const turn_ms = 1;
 
 let current: PollEngine | undefined;
 
+/** What lives in it. */
+export interface Resident {
+  /** Called every second. */
+  tick(): void;
+  /** Called after a ring broke, of whichever resident. */
+  attend(): void;
+}
+
 /** Opened with its first device, closed with its last one. */
 export class PollEngine {
   readonly engine: Engine;
   readonly pump: Pump;
-  readonly servers = new Set<PortServer>();
+  readonly residents = new Set<Resident>();
   readonly #timer: ReturnType<typeof setInterval>;
   #users = 0;
   #turned_ms = -Infinity;
 
-  private constructor() {
-    this.engine = Engine.open();
-    this.pump = Pump.open();
-    this.#timer = setInterval(() => this.servers.forEach((server) => server.tick()), tick_ms);
-    this.pump.watch(this.engine.attentionFd, () => {
-      drainEventfd(this.engine.attentionFd);
-      this.servers.forEach((server) => server.lookForBroken());
+  private constructor(engine: Engine, pump: Pump) {
+    this.engine = engine;
+    this.pump = pump;
+    pump.watch(engine.attentionFd, () => {
+      drainEventfd(engine.attentionFd);
+      this.residents.forEach((resident) => resident.attend());
     });
-    void this.pump.run();
+    this.#timer = setInterval(() => this.residents.forEach((resident) => resident.tick()), tick_ms);
+    void pump.run();
+  }
+
+  /** All or nothing. */
+  static #open(): PollEngine {
+    const engine = Engine.open();
+    let pump: Pump | undefined;
+    try {
+      pump = Pump.open();
+      return new PollEngine(engine, pump);
+    } catch (error) {
+      void pump?.[Symbol.asyncDispose]();
+      void engine.close();
+      throw error;
+    }
   }
 
   /** The one there is. Each call needs a `release`. */
   static acquire(): PollEngine {
-    current ??= new PollEngine();
+    current ??= PollEngine.#open();
     current.#users++;
     return current;
   }

@@ -6,8 +6,8 @@
 
 import type { RingFinding } from "./ring_watch.ts";
 
-/** One occurrence at the port of that name. */
-export type PortEvent = { readonly port: string } & Occurrence;
+/** One occurrence at the port of that name. `peer` is whom it faces, if not a front end. */
+export type PortEvent = { readonly port: string; readonly peer?: "back end" } & Occurrence;
 
 /** What can happen. */
 export type Occurrence =
@@ -39,28 +39,29 @@ export function describeEvent(happened: PortEvent): string {
 }
 
 function text(happened: PortEvent): string {
+  const { peer = "front end" } = happened;
   switch (happened.event) {
     case "waiting":
-      return `waiting for a front end at ${happened.socket}: ${happened.reason}`;
+      return `waiting for a ${peer} at ${happened.socket}: ${happened.reason}`;
     case "connected":
-      return "front end connected";
+      return `${peer} connected`;
     case "started":
       return `started: ${happened.ring} rings: ${happened.features.join(" ")}`;
     case "stopped":
-      return "stopped: the front end is still connected";
+      return `stopped: the ${peer} is still connected`;
     case "nack":
       return happened.reason;
     case "disconnected":
-      return `front end gone: ${happened.reason}`;
+      return `${peer} gone: ${happened.reason}`;
     case "refused":
-      return `front end not let in: ${happened.reason}`;
+      return `${peer} not let in: ${happened.reason}`;
     case "repeated":
       return `${happened.count} times more in ${happened.seconds} s: ${happened.what}`;
     case "untold":
       return `${happened.count} occurrences more: too many to tell each`;
     case "ring_broken":
       return `${ringName(happened.ring)} is broken: ${happened.reason.replaceAll("_", " ")}: ` +
-        "it rests until the guest's driver starts it again";
+        (happened.peer ? "it rests until another one connects" : "it rests until the guest's driver starts it again");
     case "not_shared":
       return `${ringName(happened.ring)}: ${happened.kicks} kicks came, and the ring stays zero in our mapping: ` +
         "guest RAM is not shared: give QEMU -object memory-backend-memfd,share=on";

@@ -5,7 +5,7 @@
  */
 import { isAbsolute, join, normalize } from "node:path";
 import { makeOffer, type Offer } from "../vhost/offer.ts";
-import type { VhostVdev } from "./devargs.ts";
+import type { Vdev } from "./devargs.ts";
 
 /** Who listens on the socket: we (`server`) or the front end. */
 export type PortMode = "server" | "client";
@@ -18,7 +18,19 @@ export interface PortPlan {
   readonly mode: PortMode;
   /** For the front end's arguments: we never see a guest's MAC but in its packets. */
   readonly mac: string;
+  /** Of a port that faces a back end, only the number of queue pairs counts. */
   readonly offer: Offer;
+  /** How such a port drives its rings; undefined: the port serves a guest. */
+  readonly driver?: DriverPlan;
+}
+
+/** Rings of which we are the driver. */
+export interface DriverPlan {
+  /** Descriptors of each. */
+  readonly queueSize: number;
+  readonly packed: boolean;
+  readonly mergeable: boolean;
+  readonly inOrder: boolean;
 }
 
 /** "VHOST" and the port's number: the address that net_vhost's ports have. */
@@ -29,6 +41,11 @@ export function vhostMac(port: number): number {
 /** 48 bits as people write them: `52:54:00:12:34:56`. */
 export function macText(mac: number): string {
   return mac.toString(16).padStart(12, "0").match(/../g)!.join(":");
+}
+
+/** What `macText` gave. */
+export function macNumber(text: string): number {
+  return parseInt(text.replaceAll(":", ""), 16);
 }
 
 /** What a vdev string leaves open. */
@@ -43,12 +60,25 @@ export interface VdevUse {
 }
 
 /** The port that a vdev string asks for. */
-export function planVdev({ name, iface, client, features }: VhostVdev, use: VdevUse): PortPlan {
-  return {
-    name,
-    socket: isAbsolute(iface) ? normalize(iface) : join(use.workingDirectory, iface),
-    mode: client ? "client" : "server",
+export function planVdev(vdev: Vdev, use: VdevUse): PortPlan {
+  const path = vdev.driver === "vhost" ? vdev.iface : vdev.path;
+  const isServer = vdev.driver === "vhost" ? !vdev.client : vdev.server;
+  const withheld = [...vdev.driver === "vhost" ? vdev.features : [], ...use.withheld ?? []];
+  const plan: PortPlan = {
+    name: vdev.name,
+    socket: isAbsolute(path) ? normalize(path) : join(use.workingDirectory, path),
+    mode: isServer ? "server" : "client",
     mac: macText(vhostMac(use.number)),
-    offer: makeOffer({ queuePairs: use.queuePairs, withheld: [...features, ...use.withheld ?? []] }),
+    offer: makeOffer({ queuePairs: use.queuePairs, withheld }),
   };
+  if (vdev.driver === "vhost") return plan;
+  const { queueSize, packed, mergeable, inOrder } = vdev;
+  return { ...plan, mac: vdev.mac ?? randomMac(), driver: { queueSize, packed, mergeable, inOrder } };
+}
+
+/** Unicast, locally administered. */
+function randomMac(): string {
+  const bytes = crypto.getRandomValues(new Uint8Array(6));
+  bytes[0] = bytes[0]! & 0xfc | 2;
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join(":");
 }

@@ -53,13 +53,25 @@ interface Session {
 type Timer = ReturnType<typeof setTimeout>;
 
 /** Pauses between attempts: none, 100 ms, twice as long each time up to 1 s, all give or take a fifth. */
-function pauseAfter(failures: number): number {
+export function pauseAfter(failures: number): number {
   if (failures === 0) return 0;
   return Math.min(firstPause_ms * 2 ** (failures - 1), lastPause_ms) * (0.8 + 0.4 * Math.random());
 }
 
+/** Whoever looks after a port. */
+export interface PortService extends Disposable {
+  readonly port: Port;
+  readonly plan: PortPlan;
+  /** To be called every second: tells what only shows over time. */
+  tick(): void;
+  /** To be called when a ring broke, of whichever port. */
+  lookForBroken(): void;
+  /** The port as it is now. */
+  sample(): PortSample;
+}
+
 /** Serves a port from `open` until it is disposed of, before its pump and its engine. */
-export class PortServer implements Disposable {
+export class PortServer implements PortService {
   readonly #parts: PortServerParts;
   readonly #vain: Repeats;
   readonly #turnedAway: Repeats;
@@ -97,7 +109,8 @@ export class PortServer implements Disposable {
         refused: (reason) => server.#tell({ event: "refused", reason }),
       });
     } else {
-      server.#connect();
+      // What it tells, nobody hears before the server is there.
+      server.#pause = setTimeout(() => server.#connect());
     }
     return server;
   }
@@ -228,13 +241,13 @@ export class PortServer implements Disposable {
       const reason = error.message.replace(/^.*: /, "");
       if (reason !== this.#waitReason) this.#tell({ event: "waiting", socket: this.plan.socket, reason });
       this.#waitReason = reason;
+      if (this.#closed) return;
       this.#pause = setTimeout(() => this.#connect(), pauseAfter(this.#failures));
     }
   }
 
   // Looking after it.
 
-  /** To be called every second: tells what only shows over time. */
   tick(): void {
     const now_ms = performance.now();
     this.#vain.tick(now_ms);
@@ -251,12 +264,10 @@ export class PortServer implements Disposable {
     this.#rings.lookForPrivateMemory(now_ms - session.started_ms);
   }
 
-  /** To be called when a ring broke, of whichever port. */
   lookForBroken(): void {
     if (this.#session?.started_ms !== undefined) this.#rings.lookForBroken();
   }
 
-  /** The port as it is now. */
   sample(): PortSample {
     const { port, plan } = this.#parts;
     const { queuePairs } = plan.offer;

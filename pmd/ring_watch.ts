@@ -48,7 +48,7 @@ export class RingWatch {
 
   /** Tells of rings that gave up since they started; called now and then, also of those that were started again. */
   lookForBroken(): void {
-    for (let ring = 0; ring < this.#rings; ring++) {
+    for (let ring = 0; ring < this.#rings && this.#port.isOpen; ring++) {
       const { broken, started } = this.#port.vringState(ring);
       if (broken === undefined || !started) this.#broken.delete(ring);
       else if (!this.#broken.has(ring)) {
@@ -66,8 +66,9 @@ export class RingWatch {
    * @param running_ms Since the first ring started.
    */
   lookForPrivateMemory(running_ms: number): void {
-    if (this.#notShared || running_ms < emptyPatience_ms) return;
+    if (!this.#port.isOpen || this.#notShared || running_ms < emptyPatience_ms) return;
     this.#fromGuest().forEach((ring, index) => {
+      if (this.#notShared) return;
       const { started, base } = this.#port.vringState(ring);
       const kicks = kicksAlone(this.#port.vringStats(ring), this.#before[index]!);
       if (this.#notShared || !started || !isInitial(base) || kicks < emptyKicks) return;

@@ -3,13 +3,14 @@
  *
  * @module
  */
+import { VringError } from "../ffi/library.ts";
 import type { Port } from "../ffi/port.ts";
 import type { Pump } from "../ffi/pump.ts";
 import type { PollEngine } from "./poll_engine.ts";
 
 /** Without traffic for so long, the wait is for a kick; until then a poll is cheaper. */
 const spin_ms = 0.05;
-/** A ring that the guest cannot kick is looked at this often. */
+/** A ring whose kicks are not heard is looked at this often. */
 const unkicked_ms = 1;
 
 /** The receive queues of one device. */
@@ -38,15 +39,17 @@ export class RxWatch implements Disposable {
     return shared.turn(now_ms) ?? (isLively ? undefined : RxWatch.#kicked(watches));
   }
 
-  static #kicked(watches: readonly RxWatch[]): Promise<void> {
+  static async #kicked(watches: readonly RxWatch[]): Promise<void> {
     const { promise, resolve } = Promise.withResolvers<void>();
-    const timer = watches.some((watch) => watch.#hasUnkicked()) ? setTimeout(resolve, unkicked_ms) : undefined;
-    const pending = watches.map((watch) => watch.#arm(resolve)).includes(true);
-    if (pending) resolve();
-    return promise.finally(() => {
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    try {
+      if (watches.map((watch) => watch.#arm(resolve)).includes(true)) return;
+      if (watches.some((watch) => watch.#hasUnwatched())) timer = setTimeout(resolve, unkicked_ms);
+      await promise;
+    } finally {
       clearTimeout(timer);
       for (const watch of watches) watch.#disarm(resolve);
-    });
+    }
   }
 
   /** Something about a ring is another thing now, or about all of them: look again. */
@@ -74,18 +77,26 @@ export class RxWatch implements Disposable {
     return now_ms - this.#idleSince_ms < spin_ms;
   }
 
-  #hasUnkicked(): boolean {
-    return this.#numbers().some((queue) => this.#port.isUp(2 * queue + 1) && this.#port.kickFd(queue) === undefined);
+  /** A ring without kicks, or whose kicks cannot be watched for want of descriptors. */
+  #hasUnwatched(): boolean {
+    return this.#numbers().some((queue) => !this.#kicks.has(queue) && this.#port.isUp(2 * queue + 1));
   }
 
   /** Whether something is there already. */
   #arm(wake: () => void): boolean {
     this.#wakes.add(wake);
-    for (const queue of this.#numbers()) {
-      const fd = this.#port.kickFd(queue);
-      if (fd !== undefined && !this.#kicks.has(queue)) this.#kicks.set(queue, this.#pump.watch(fd, () => this.wake()));
-    }
+    for (const queue of this.#numbers()) this.#watch(queue);
     return this.#numbers().map((queue) => this.#port.arm(queue, true)).includes(true);
+  }
+
+  #watch(queue: number): void {
+    const fd = this.#port.kickFd(queue);
+    if (fd === undefined || this.#kicks.has(queue)) return;
+    try {
+      this.#kicks.set(queue, this.#pump.watch(fd, () => this.wake()));
+    } catch (error) {
+      if (!(error instanceof VringError)) throw error;
+    }
   }
 
   #disarm(wake: () => void): void {

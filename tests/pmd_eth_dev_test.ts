@@ -129,7 +129,7 @@ Deno.test("what is used out of its order says so", async () => {
   device.txQueueSetup(0);
   misuse(/rx queue 1 is not set up/, () => device.start());
   misuse(/Cannot receive: eth_vhost_a: it is configured/, () => device.rxBurst(0, packets));
-  misuse(/it was never started/, () => device.stats());
+  misuse(/it was not started since/, () => device.stats());
   device.rxQueueSetup(1);
   device.start();
   misuse(/Cannot set up rx queue 0: eth_vhost_a: it is started/, () => device.rxQueueSetup(0));
@@ -152,7 +152,7 @@ Deno.test("what is used out of its order says so", async () => {
   misuse(/Cannot receive: eth_vhost_a: it is closed/, () => device.rxBurst(0, packets));
   misuse(/Cannot start: eth_vhost_a: it is closed/, () => device.start());
   assert.throws(() => EthDev.create("eth_vhost0"), DevargsError);
-  assert.throws(() => EthDev.create("virtio_user0,path=/tmp/a"), DevargsError);
+  assert.throws(() => EthDev.create("net_tap0,iface=a"), DevargsError);
 });
 
 Deno.test("a device whose socket cannot be says why, and can be tried again", async () => {
@@ -184,6 +184,75 @@ Deno.test("the link and the queues are told when the guest comes and goes", asyn
     queues.filter((state) => state.enabled === enabled).map((state) => state.direction);
   assert.deepEqual(told(true).toSorted(), ["rx", "rx", "tx", "tx"]);
   assert.deepEqual(told(false).toSorted(), ["rx", "rx", "tx", "tx"]);
+});
+
+Deno.test("a listener may close its device, whatever it hears of", async () => {
+  await using bench = new Bench();
+  const other = start(bench.device("other"));
+  let closing: Promise<void> | undefined;
+  const device = bench.device("a", 1, { link: ({ up }) => up || (closing = device.close()) });
+  start(device);
+  await bench.guest("a", "split");
+  await until(() => device.link.up);
+  await device.close();
+  await closing;
+  const again = bench.device("b", 1, { link: ({ up }) => up || void again.close() });
+  start(again);
+  await bench.guest("b", "split");
+  await until(() => again.link.up);
+  again.stop();
+  assert.throws(() => again.configure(), { message: /it is closed/ });
+  const waiting = EthDev.create(`eth_vhost_c,iface=${bench.directory}/nobody,client=1`, {
+    happened: ({ event }) => event === "waiting" && void waiting.close(),
+  });
+  start(waiting);
+  await until(() => waiting.info().state === "closed");
+  await bench.guest("other", "packed");
+  await until(() => other.link.up);
+});
+
+Deno.test("an MTU holds for every guest, and can be lifted", async () => {
+  await using bench = new Bench();
+  const device = bench.device("a");
+  device.setMtu(100);
+  start(device);
+  const packets = new Packets();
+  for (const mtu of [100, 100, undefined]) {
+    device.setMtu(mtu);
+    await using attached = await bench.guest("a", "split");
+    await until(() => device.link.up);
+    attached.guest.start({ sourceMac: macs[0], destinationMac: macs[1], send: false, frameBytes: 1000, wait: "sleep" });
+    await until(() => attached.guest.vringStats(0).outstanding > 0n);
+    const before = device.stats().opackets;
+    packets.append(1000).fill(1);
+    assert.equal(device.txBurst(0, packets), 1);
+    assert.equal(device.stats().opackets - before, mtu === undefined ? 1n : 0n);
+    await attached[Symbol.asyncDispose]();
+    await until(() => !device.link.up);
+  }
+});
+
+Deno.test("packets whose memory was taken away are refused, and those that are kept keep their bytes", async () => {
+  await using bench = new Bench();
+  const device = start(bench.device("a"));
+  await bench.guest("a", "split");
+  await until(() => device.link.up);
+  for (const part of ["data", "header"] as const) {
+    const packets = new Packets({ capacity: 1 });
+    packets.append(60);
+    structuredClone(0, { transfer: [packets[part](0).buffer] });
+    const message = "Cannot use packets: their memory was transferred";
+    assert.throws(() => device.txBurst(0, packets), { name: "TypeError", message });
+    assert.throws(() => device.rxBurst(0, packets), { name: "TypeError", message });
+  }
+  const packets = new Packets({ capacity: 3 });
+  for (const filling of [1, 2, 3]) packets.append(60).fill(filling);
+  packets.keep((index) => index !== 1);
+  assert.deepEqual([packets.count, packets.data(0)[0], packets.data(1)[59]], [2, 1, 3]);
+  packets.append(65_000).fill(4);
+  assert.throws(() => packets.append(60), RangeError);
+  assert.throws(() => packets.data(0.5), RangeError);
+  assert.equal(packets.data(1)[0], 3);
 });
 
 Deno.test("packets that went cannot be touched in a checked burst; those that stayed are the first now", async () => {
@@ -222,6 +291,35 @@ Deno.test("packets that went cannot be touched in a checked burst; those that st
   assert.equal(left.length, 0);
   assert.throws(() => packets.data(0), { message: "Cannot use packet 0: there are 0" });
 });
+
+for (const choice of ["packed_vq=0", "packed_vq=1,queue_size=100", "mrg_rxbuf=0,in_order=0"]) {
+  Deno.test(`a device that serves and one that drives face each other, whoever comes and goes: ${choice}`, async () => {
+    await using bench = new Bench();
+    const here = start(bench.device("a"));
+    await using there = start(EthDev.create(`virtio_user0,path=${bench.directory}/a,${choice},mac=52:54:00:00:00:09`));
+    assert.equal(there.macAddr, "52:54:00:00:00:09");
+    assert.equal(there.info().driver, "net_virtio_user");
+    const packets = new Packets({ capacity: 64, checked: true });
+    for (let round = 0; round < 3; round++) {
+      await until(() => here.link.up && there.link.up);
+      for (const [from, to] of [[here, there], [there, here]] as const) {
+        for (let number = 0; number < 10; number++) packets.append(60 + 100 * number).fill(number);
+        assert.equal(from.txBurst(0, packets), 10);
+        assert.equal(to.rxBurst(0, packets), 10);
+        for (let number = 0; number < 10; number++) {
+          assert.deepEqual(packets.data(number), new Uint8Array(60 + 100 * number).fill(number));
+        }
+        packets.free();
+      }
+      const one = round === 0 ? there : here;
+      one.stop();
+      one.configure();
+      assert.equal(one.link.up, false);
+      await until(() => !here.link.up && !there.link.up);
+      start(one);
+    }
+  });
+}
 
 Deno.test("a burst that cannot be is refused", () => {
   for (const capacity of [0, 65, 1.5]) assert.throws(() => new Packets({ capacity }), RangeError);

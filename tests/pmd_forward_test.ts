@@ -232,6 +232,57 @@ Deno.test("pmd-forward: one port forwards to itself, and the statistics are test
   }
 });
 
+Deno.test("two pmd-forward face each other, between two guests, and one is killed and comes again", async () => {
+  const folder = await Deno.makeTempDir({ prefix: "vhostctl-forward-" });
+  try {
+    const vdev = (name: string, settings: string) => ["--vdev", `${name},${settings}`];
+    const near = [...vdev("eth_vhost0", `iface=${folder}/s0`), ...vdev("eth_vhost1", `iface=${folder}/s1`)];
+    const far = [...vdev("virtio_user0", `path=${folder}/s1,packed_vq=1`), ...vdev("eth_vhost0", `iface=${folder}/s2`)];
+    await using first = await Serve.forward(...near);
+    using left = new Guest({ path: `${folder}/s0`, mac: 0x5254_0000_0001 });
+    left.start();
+    left.offerBuffers();
+    for (const signal of ["SIGKILL", "SIGTERM"] as const) {
+      const from = first.now;
+      await using second = await Serve.forward(...far);
+      await first.until("started", { port: "eth_vhost1", ring: "packed" }, { from });
+      using right = new Guest({ path: `${folder}/s2`, mac: 0x5254_0000_0002 });
+      right.start();
+      right.offerBuffers();
+      await second.up(1);
+      for (const [sender, receiver] of [[left, right], [right, left]] as const) {
+        sender.send(ipv4("11", udp));
+        const arrived = patiently("the frame at the other end", () => {
+          const all = frames(receiver);
+          return all.length > 0 ? all : undefined;
+        });
+        assert.deepEqual(arrived, [ipv4("11", udp)]);
+      }
+      await second.program.stop(signal);
+      await first.until("disconnected", { port: "eth_vhost1" }, { from });
+    }
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+});
+
+Deno.test("pmd-forward: a virtio_user port waits for its back end, and tells why a wrong one does not do", async () => {
+  const folder = await Deno.makeTempDir({ prefix: "vhostctl-forward-" });
+  try {
+    await using program = new Program(vhostctl, [
+      ...["pmd-forward", "--vdev", `virtio_user0,path=${folder}/s0,queues=2,mac=52:54:00:00:00:09`, "--", "-i"],
+    ]);
+    await program.until(/virtio_user0: waiting for a back end at \S+: no such file or directory/, 60_000);
+    await using other = await Serve.forward("--vdev", `eth_vhost0,iface=${folder}/s0`);
+    await program.until(/virtio_user0: back end gone: the back end has 1 queue pairs, not 2/, 60_000);
+    await program.write("show port info 0\n");
+    await program.until(/MAC address: 52:54:00:00:00:09\n.*\nDriver name: net_virtio_user\nDevargs: path=/, 60_000);
+    assert.ok(other.program.running);
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+});
+
 Deno.test("pmd-forward -i: frames wait for start, and the link goes down and up with the guest", async () => {
   const folder = await Deno.makeTempDir({ prefix: "vhostctl-forward-" });
   try {
@@ -320,7 +371,7 @@ const wrong: readonly [args: string, message: RegExp][] = [
   ["--vdev eth_vhost0,iface=/tmp/a --vdev eth_vhost1,iface=/tmp/a", /two ports with the same iface: \/tmp\/a/],
   ["--vdev eth_vhost0,iface=/tmp/a --forward-mode ip", /cannot use --forward-mode: ip/],
   ["--vdev eth_vhost0,iface=/tmp/a --nb-cores 2 --cpus 0", /--nb-cores and --cpus differ/],
-  ["--vdev virtio_user0,path=/tmp/a", /driver not here yet: virtio_user0/],
+  ["--vdev net_tap0,iface=a", /driver not here yet: net_tap0/],
   ["--vdev eth_vhost0,iface=/tmp/a --burst 65", /--burst/],
   ["--vdev eth_vhost0,iface=/tmp/a --txpkts 41", /--txpkts/],
   ["--vdev eth_vhost0,iface=/tmp/a -- -i --tx-first", /options do not go together: -i, --tx-first: add --auto-start/],

@@ -56,6 +56,8 @@ pub const FdKind = enum(u32) { other = 0, eventfd = 1, file = 2, socket = 3, pip
 
 /// Frames that one call of `vring_receive` or `vring_send` moves.
 pub const packets_max = 64;
+/// A frame is never longer.
+pub const packet_bytes_max = 65589;
 /// Room that `vring_receive` needs for each frame that it may bring.
 pub const packet_room_max = 65664;
 

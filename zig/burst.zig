@@ -460,7 +460,7 @@ inline fn prefetchForWrite(line: *const anyopaque) void {
 /// Ethernet header and one VLAN tag: what an MTU does not count.
 const plain_overhead_bytes = spec.ethernet_header_bytes + 4;
 
-const Counts = struct {
+pub const Counts = struct {
     packets: u64 = 0,
     bytes: u64 = 0,
     multicast: u64 = 0,

@@ -8,7 +8,9 @@ const std = @import("std");
 const abi = @import("abi.zig");
 const Burst = @import("burst.zig").Burst;
 const fault = @import("fault.zig");
+const DriverQueue = @import("driver_queue.zig").DriverQueue;
 const generator = @import("generator.zig");
+const Guest = @import("guest.zig").Guest;
 const memory_file = @import("memory.zig");
 const pmd_burst = @import("pmd_burst.zig");
 const port_file = @import("port.zig");
@@ -73,6 +75,7 @@ pub const Engine = struct {
         engine.worker_count = 0;
         for (&engine.fabric.ports) |*slot| {
             const port = slot.* orelse continue;
+            engine.stopAll(port);
             slot.* = null;
             discard(port);
         }
@@ -267,6 +270,8 @@ pub const Engine = struct {
 
     /// Workers are held.
     fn stopAll(engine: *Engine, port: *Port) void {
+        if (port.driven) |driven| driven.* = false;
+        port.driven = null;
         for (port.vrings) |*vring| {
             _ = vring.stop() catch continue;
             if (port.isFromGuest(vring)) engine.withdraw(vring);
@@ -283,6 +288,36 @@ pub const Engine = struct {
             if (worker.find(vring) != null) return worker;
         }
         return null;
+    }
+
+    /// Makes a port face a back end, as the driver of the rings of `guest`, which the back end is told of after this:
+    /// the port's queues carry what it sends and receives. Those that send are enabled later. Until the port is reset
+    /// the guest does nothing else.
+    pub fn drive(engine: *Engine, port: *Port, guest: *Guest) Error!void {
+        if (2 * guest.config.queue_pairs > port.vrings.len or guest.isBusy()) return error.InvalidArgument;
+        try engine.hold();
+        defer engine.release();
+        errdefer engine.stopAll(port);
+        guest.driven = true;
+        port.driven = &guest.driven;
+        for (0..guest.config.queue_pairs) |pair| {
+            // Their receive queue brings what comes from there, as a guest's transmit queue does.
+            try engine.driveVring(port, &port.vrings[2 * pair], guest, @intCast(2 * pair + 1));
+            try engine.driveVring(port, &port.vrings[2 * pair + 1], guest, @intCast(2 * pair));
+        }
+        engine.fabric.refresh();
+    }
+
+    fn driveVring(engine: *Engine, port: *Port, vring: *Vring, guest: *Guest, index: u32) Error!void {
+        const bells = guest.bells[index];
+        const queue = try DriverQueue.create(guest.sideOf(index), guest.config.features, index % 2 == 0);
+        vring.drive(queue) catch |reason| {
+            queue.destroy();
+            return reason;
+        };
+        replaceFd(vring, .kick, try sys.duplicate(bells.call));
+        replaceFd(vring, .call, try sys.duplicate(bells.kick));
+        if (port.isFromGuest(vring)) try engine.place(port, vring);
     }
 
     /// Gives a ring to a worker. Where there are none it waits for `receive`.
@@ -370,4 +405,147 @@ test "a lane to a port that was closed does not lead to the next port of its num
     try engine.closePort(engine.fabric.ports[1].?);
     try std.testing.expectEqual(1, try engine.openPort(.{ .queue_pairs = 1, .mtu = 0 }));
     try std.testing.expectEqual(port_file.nowhere, first.lane.target);
+}
+
+/// A port that serves a guest, and one that drives its rings.
+const Loop = struct {
+    engine: *Engine,
+    guest: *Guest,
+    serving: *Port,
+    driving: *Port,
+    arena: []u8,
+
+    fn create(features: u64) !Loop {
+        const engine: *Engine = try .create(.{ .ports_max = 2, .mac_age_ms = 1000 });
+        var config = std.mem.zeroes(abi.GuestConfig);
+        config.features = features;
+        config.queue_pairs = 1;
+        config.ring_size = 64;
+        config.buffer_bytes = 2048;
+        config.frame_bytes_max = 65535;
+        const guest: *Guest = try .open(config);
+        for (0..2) |_| _ = try engine.openPort(.{ .queue_pairs = 1, .mtu = 0 });
+        const ports = engine.fabric.ports;
+        const loop: Loop = .{
+            .engine = engine,
+            .guest = guest,
+            .serving = ports[0].?,
+            .driving = ports[1].?,
+            .arena = try std.testing.allocator.alloc(u8, 4 * abi.packet_room_max),
+        };
+        try engine.setMemory(loop.serving, &.{guest.region()}, &.{guest.fd});
+        try engine.drive(loop.driving, guest);
+        for (loop.serving.vrings, 0..) |*vring, index| try loop.serve(vring, @intCast(index));
+        try engine.enableVring(&loop.driving.vrings[0], true);
+        return loop;
+    }
+
+    fn serve(loop: Loop, vring: *Vring, index: u32) !void {
+        const ring = loop.guest.vring(index);
+        try loop.engine.startVring(loop.serving, vring, .{
+            .features = loop.guest.config.features,
+            .desc_gpa = ring.desc_gpa,
+            .avail_gpa = ring.avail_gpa,
+            .used_gpa = ring.used_gpa,
+            .log_gpa = 0,
+            .size = ring.size,
+            .base = ring.base,
+            .flags = 0,
+        });
+        try loop.engine.enableVring(vring, true);
+    }
+
+    fn destroy(loop: Loop) void {
+        loop.engine.destroy();
+        loop.guest.close();
+        std.testing.allocator.free(loop.arena);
+    }
+
+    /// One frame of so many bytes of `filling`, out of one port and into the other.
+    fn expectPasses(loop: Loop, from: *Port, to: *Port, length: u32, filling: u8) !void {
+        var packets: [1]abi.Packet = .{.{ .offset = 64, .length = length, .header = @splat(0) }};
+        @memset(loop.arena[64..][0..length], filling);
+        try std.testing.expectEqual(1, try loop.engine.send(from, &from.vrings[0], loop.arena, &packets));
+        @memset(loop.arena, 0);
+        try std.testing.expectEqual(1, try loop.engine.receive(to, &to.vrings[1], loop.arena, &packets));
+        try std.testing.expectEqual(length, packets[0].length);
+        const bytes = loop.arena[packets[0].offset..][0..length];
+        try std.testing.expect(std.mem.allEqual(u8, bytes, filling));
+    }
+};
+
+test "what goes into a port that drives comes out of the one that serves, and back" {
+    const version_1 = @as(u64, 1) << 32;
+    const mergeable = @as(u64, 1) << 15;
+    const more = version_1 | mergeable;
+    for ([_]u64{ 0, version_1, more, more | 1 << 29, version_1 | 1 << 35 }) |features| {
+        for ([_]u64{ 0, version_1 | 1 << 34 }) |format| {
+            const loop: Loop = try .create(features | format);
+            defer loop.destroy();
+            var random: std.Random.DefaultPrng = .init(features);
+            for (0..500) |i| {
+                const most: u32 = if (features & mergeable == 0) 2000 else 65535;
+                const length = random.random().intRangeAtMost(u32, 60, if (i % 8 == 0) most else 1514);
+                try loop.expectPasses(loop.driving, loop.serving, length, @truncate(i));
+                try loop.expectPasses(loop.serving, loop.driving, length, @truncate(i + 1));
+            }
+            try std.testing.expectEqual(500, loop.driving.sum(0).packets);
+            try std.testing.expectEqual(500, loop.driving.sum(1).packets);
+            try std.testing.expect(loop.guest.isBusy());
+            try loop.engine.resetPort(loop.driving);
+            try std.testing.expect(!loop.guest.isBusy());
+        }
+    }
+}
+
+test "more than a ring full waits, and is counted" {
+    const loop: Loop = try .create(1 << 32);
+    defer loop.destroy();
+    const packets: [abi.packets_max]abi.Packet = @splat(.{ .offset = 64, .length = 60, .header = @splat(0) });
+    const out = &loop.driving.vrings[0];
+    try std.testing.expectEqual(64, try loop.engine.send(loop.driving, out, loop.arena, &packets));
+    try std.testing.expectEqual(0, try loop.engine.send(loop.driving, out, loop.arena, &packets));
+    try std.testing.expectEqual(64, out.stats.drop_no_buffer);
+    var arrived: [abi.packets_max]abi.Packet = undefined;
+    const from = &loop.serving.vrings[1];
+    try std.testing.expectEqual(4, try loop.engine.receive(loop.serving, from, loop.arena, &arrived));
+    try std.testing.expectEqual(4, try loop.engine.send(loop.driving, out, loop.arena, &packets));
+}
+
+/// Bytes of the ring and the buffers of a queue that may be changed, each with its share.
+fn disturb(loop: Loop, random: std.Random) void {
+    const ring = loop.guest.vring(0);
+    const areas = [_]u64{ ring.desc_gpa, ring.avail_gpa, ring.used_gpa };
+    for (0..random.intRangeAtMost(u32, 1, 4)) |_| {
+        const gpa = if (random.boolean()) areas[random.uintLessThan(usize, areas.len)] else loop.guest.config.gpa;
+        const reach: usize = if (gpa == loop.guest.config.gpa) 64 << 10 else 1024;
+        const at: usize = @intCast(gpa - loop.guest.config.gpa + random.uintLessThan(usize, reach));
+        if (random.boolean()) random.bytes(loop.guest.map[at..][0..4]) else loop.guest.map[at] +%= 1;
+    }
+}
+
+test "a back end that writes anything anywhere breaks a ring at most" {
+    const version_1 = @as(u64, 1) << 32;
+    const choices = [_]u64{ 0, 1 << 15, 1 << 34, 1 << 34 | 1 << 15 | 1 << 35 };
+    var broken: u32 = 0;
+    for (choices, 0..) |choice, seed| {
+        var random: std.Random.DefaultPrng = .init(seed);
+        for (0..150) |_| {
+            const loop: Loop = try .create(version_1 | choice);
+            defer loop.destroy();
+            for (0..20) |_| {
+                const packets: [8]abi.Packet = @splat(.{ .offset = 64, .length = 1000, .header = @splat(0) });
+                _ = try loop.engine.send(loop.serving, &loop.serving.vrings[0], loop.arena, &packets);
+                _ = try loop.engine.send(loop.driving, &loop.driving.vrings[0], loop.arena, &packets);
+                disturb(loop, random.random());
+                var arrived: [abi.packets_max]abi.Packet = undefined;
+                const count = try loop.engine.receive(loop.driving, &loop.driving.vrings[1], loop.arena, &arrived);
+                for (arrived[0..count]) |packet| {
+                    try std.testing.expect(packet.offset + @as(u64, packet.length) <= loop.arena.len);
+                }
+            }
+            broken += @intFromBool(loop.driving.vrings[1].isBroken());
+        }
+    }
+    try std.testing.expect(broken > 50);
 }

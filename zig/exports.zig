@@ -107,6 +107,14 @@ pub export fn port_set_lane(handle: u32, number: u32, lane: *const abi.Lane) i32
     return 0;
 }
 
+/// Makes a port face a back end, with the rings of a guest that does not run; until `port_reset`.
+pub export fn port_drive(handle: u32, number: u32, guest_handle: u32) i32 {
+    const place = portOf(handle, number) orelse return status(.no_such_handle);
+    const guest = guests.get(guest_handle) orelse return status(.no_such_handle);
+    place.engine.drive(place.port, guest) catch |reason| return failure(reason);
+    return 0;
+}
+
 /// Maps `fds[i]`, borrowed, for `regions[i]`.
 pub export fn port_set_memory(
     handle: u32,
@@ -376,9 +384,11 @@ pub export fn guest_open(config: *const abi.GuestConfig) i32 {
     };
 }
 
-/// Ends its thread and frees its memory here; a back end that has it mapped keeps it.
+/// Ends its thread and frees its memory here; a back end that has it mapped keeps it. Refused while a port drives it.
 pub export fn guest_close(handle: u32) i32 {
-    const guest = guests.close(handle) orelse return status(.no_such_handle);
+    const guest = guests.get(handle) orelse return status(.no_such_handle);
+    if (guest.driven) return status(.busy);
+    _ = guests.close(handle);
     guest.close();
     return 0;
 }

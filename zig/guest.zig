@@ -8,6 +8,7 @@ const std = @import("std");
 const abi = @import("abi.zig");
 const driver_entry = @import("driver_entry.zig");
 const DriverPacked = @import("driver_packed.zig").DriverPacked;
+const DriverQueue = @import("driver_queue.zig").DriverQueue;
 const DriverSplit = @import("driver_split.zig").DriverSplit;
 const fence = @import("switch.zig").fence;
 const guest_frame = @import("guest_frame.zig");
@@ -67,6 +68,8 @@ pub const Guest = struct {
     /// Buffers that a burst of frames fills.
     receive_limit: u32,
     thread: ?std.Thread,
+    /// A port drives its rings in its place.
+    driven: bool,
     quit: std.atomic.Value(bool),
     /// The queue pair that was looked at first in the last round.
     first: usize,
@@ -94,6 +97,7 @@ pub const Guest = struct {
         guest.stats = std.mem.zeroes(abi.GuestStats);
         guest.traffic = std.mem.zeroes(abi.GuestTraffic);
         guest.thread = null;
+        guest.driven = false;
         guest.quit = .init(false);
         guest.sequencer = .init(&guest.stats, @truncate(sys.nanoseconds() *% 0x9e37_79b9_7f4a_7c15 >> 48));
         guest.inspector = try .create(&guest.stats);
@@ -312,9 +316,27 @@ pub const Guest = struct {
         };
     }
 
+    /// Its rings are in use.
+    pub fn isBusy(guest: *const Guest) bool {
+        return guest.stats.running != 0 or guest.driven;
+    }
+
+    /// Of a ring, as numbered on the wire; for whoever drives it in the place of the guest.
+    pub fn sideOf(guest: *Guest, index: u32) DriverQueue.Side {
+        return switch (guest.lanes) {
+            .split => |lanes| .{ .split = sideIn(lanes, index) },
+            .packed_ring => |lanes| .{ .packed_ring = sideIn(lanes, index) },
+        };
+    }
+
+    fn sideIn(lanes: anytype, index: u32) *@TypeOf(lanes[0].sender.side) {
+        const lane = &lanes[index / 2];
+        return if (index % 2 == 0) &lane.receiver.side else &lane.sender.side;
+    }
+
     /// All rings as new, as after a reboot. The guest does not run, nor does its device.
     pub fn reset(guest: *Guest) Error!void {
-        if (guest.stats.running != 0) return error.AlreadyStarted;
+        if (guest.isBusy()) return error.AlreadyStarted;
         switch (guest.lanes) {
             inline else => |lanes| for (lanes) |*lane| {
                 lane.receiver.reset();
@@ -326,7 +348,7 @@ pub const Guest = struct {
 
     /// Starts the thread.
     pub fn start(guest: *Guest, traffic: abi.GuestTraffic) Error!void {
-        if (guest.stats.running != 0) return error.AlreadyStarted;
+        if (guest.isBusy()) return error.AlreadyStarted;
         try guest.prepare(traffic);
         const options: std.Thread.SpawnConfig = .{ .stack_size = sys.thread_stack_bytes };
         guest.stats.running = 1;

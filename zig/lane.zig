@@ -6,6 +6,7 @@ const action = @import("action.zig");
 const burst_file = @import("burst.zig");
 const generator = @import("generator.zig");
 const port_file = @import("port.zig");
+const queue_burst = @import("queue_burst.zig");
 const switch_file = @import("switch.zig");
 const Port = port_file.Port;
 const Vring = @import("vring.zig").Vring;
@@ -25,7 +26,7 @@ pub fn forward(
         return;
     };
     const vring = receiverOf(port, indexOf(input)) orelse return drop(&port.vrings[0], @popCount(mask));
-    notices.add(vring, burst.deliver(vring, mask, port.mtu));
+    notices.add(vring, queue_burst.deliver(burst, vring, mask, port.mtu));
 }
 
 /// Whether frames of ours are to go by and by.
@@ -54,7 +55,7 @@ pub fn send(
     generator.fill(burst, lane, count, own.flow);
     const port = targetOf(fabric, input).?;
     const vring = receiverOf(port, indexOf(input)).?;
-    notices.add(vring, burst.deliver(vring, burst_file.firstFrames(count), port.mtu));
+    notices.add(vring, queue_burst.deliver(burst, vring, burst_file.firstFrames(count), port.mtu));
     const gone = count - @popCount(burst.left);
     own.flow = (own.flow + gone) % generator.flows;
     own.first -|= gone;

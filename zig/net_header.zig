@@ -1,13 +1,14 @@
 //! The virtio-net header as a guest wrote it: what may pass, and to whom.
 
 const std = @import("std");
+const abi = @import("abi.zig");
 const spec = @import("spec.zig");
 
 const Feature = spec.Feature;
 const NetHeader = spec.NetHeader;
 
 /// Longest frame: the largest buffer that a driver must offer, less the header (virtio 5.1.6.3.1).
-pub const frame_bytes_max = 65589;
+pub const frame_bytes_max = abi.packet_bytes_max;
 
 pub const Error = error{
     /// Contradicts itself, the packet, or what its sender negotiated.

@@ -5,6 +5,7 @@ const std = @import("std");
 const abi = @import("abi.zig");
 const burst_file = @import("burst.zig");
 const net_header = @import("net_header.zig");
+const queue_burst = @import("queue_burst.zig");
 const spec = @import("spec.zig");
 const switch_file = @import("switch.zig");
 const Used = @import("vring_entry.zig").Used;
@@ -27,8 +28,7 @@ comptime {
 pub fn receive(burst: *burst_file.Burst, vring: *Vring, arena: []u8, packets: []abi.Packet) u32 {
     if (!vring.started or vring.isBroken()) return 0;
     const room = arena.len / abi.packet_room_max;
-    burst.collectSome(vring, @intCast(@min(packets.len, room, burst_file.frames_max)));
-    if (burst.head_count == 0) return 0;
+    queue_burst.collect(burst, vring, @intCast(@min(packets.len, room, burst_file.frames_max)));
     if (vring.enabled) {
         burst_file.countSent(burst, &vring.stats);
     } else {
@@ -41,7 +41,7 @@ pub fn receive(burst: *burst_file.Burst, vring: *Vring, arena: []u8, packets: []
         burst_file.copyFrame(arena.ptr + packet.offset, frame.segments);
         at = std.mem.alignForward(u32, packet.offset + frame.len, line_bytes);
     }
-    notify(vring, burst.giveBack(vring));
+    notify(vring, queue_burst.giveBack(burst, vring));
     return burst.count;
 }
 
@@ -62,7 +62,7 @@ pub fn send(
     }
     if (!vring.isUp()) return 0;
     burst.count = @intCast(packets.len);
-    notify(vring, burst.deliver(vring, burst_file.firstFrames(burst.count), mtu));
+    notify(vring, queue_burst.deliver(burst, vring, burst_file.firstFrames(burst.count), mtu));
     return burst.count - @popCount(burst.left);
 }
 

@@ -17,6 +17,8 @@ pub const Port = struct {
     /// As opened: what `mtu` is while the front end asks for no other.
     mtu_opened: u32,
     lane: abi.Lane,
+    /// Of a port that drives the rings of a `Guest`: that they are in use there. null: it serves a guest.
+    driven: ?*bool,
     memory: Memory,
     vrings: []align(64) Vring,
     /// The toGuest rings that are up, by queue. Rebuilt while workers are paused.
@@ -32,6 +34,7 @@ pub const Port = struct {
         port.mtu = config.mtu;
         port.mtu_opened = config.mtu;
         port.lane = std.mem.zeroes(abi.Lane);
+        port.driven = null;
         port.memory.init();
         port.receiver_count = 0;
         port.vrings = try allocator.alignedAlloc(Vring, .@"64", 2 * config.queue_pairs);

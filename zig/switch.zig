@@ -89,7 +89,7 @@ pub const Switch = struct {
         for (self.ports) |each| {
             const port = each orelse continue;
             port.findReceivers();
-            if (port.receiver_count == 0) continue;
+            if (port.receiver_count == 0 or port.receivers[0].driver != null) continue;
             self.up[self.up_count] = port;
             self.up_count += 1;
         }

@@ -5,6 +5,7 @@
 
 const std = @import("std");
 const abi = @import("abi.zig");
+const DriverQueue = @import("driver_queue.zig").DriverQueue;
 const Memory = @import("memory.zig").Memory;
 const Packed = @import("packed.zig").Packed;
 const spec = @import("spec.zig");
@@ -40,6 +41,9 @@ pub const Vring = struct {
     /// Of a ring from a guest on a lane: frames of ours that are to go first, and the flow of the next one.
     first: u32,
     flow: u32,
+    /// Of a port that faces a back end: we are the driver of this ring, and nothing else above counts but the fds.
+    /// `kick` is then what wakes us, `call` what wakes the device.
+    driver: ?*DriverQueue,
     stats: abi.VringStats,
 
     pub fn init(vring: *Vring, memory: *Memory, attention: i32) void {
@@ -60,6 +64,7 @@ pub const Vring = struct {
             .attention = attention,
             .first = 0,
             .flow = 0,
+            .driver = null,
             .stats = std.mem.zeroes(abi.VringStats),
         };
     }
@@ -108,15 +113,27 @@ pub const Vring = struct {
         vring.disarm();
     }
 
+    /// Starts a ring whose driver we are, and owns its queue. One that sends is to be enabled when the device is ready.
+    pub fn drive(vring: *Vring, queue: *DriverQueue) Error!void {
+        if (vring.started) return error.AlreadyStarted;
+        vring.driver = queue;
+        vring.broken.store(0, .monotonic);
+        vring.started = true;
+        vring.enabled = queue.receives;
+        vring.disarm();
+    }
+
     pub fn stop(vring: *Vring) Error!abi.VringState {
         if (!vring.started) return error.NotStarted;
         const last = vring.state();
         vring.started = false;
+        if (vring.driver) |queue| queue.destroy();
+        vring.driver = null;
         return last;
     }
 
     pub fn state(vring: *const Vring) abi.VringState {
-        const base = if (!vring.started) 0 else switch (vring.format) {
+        const base = if (!vring.started or vring.driver != null) 0 else switch (vring.format) {
             .split => vring.ring.split.baseOf(),
             .packed_ring => vring.ring.packed_ring.baseOf(),
         };
@@ -130,12 +147,14 @@ pub const Vring = struct {
 
     /// Whether the areas of a running ring can still be found.
     pub fn canPlace(vring: *Vring) bool {
+        if (vring.driver != null) return true;
         _ = vring.locate(vring.format, vring.config) catch return false;
         return true;
     }
 
     /// Finds the areas of a running ring anew, after its memory was mapped elsewhere.
     pub fn place(vring: *Vring) Error!void {
+        if (vring.driver != null) return;
         const areas = try vring.locate(vring.format, vring.config);
         switch (vring.format) {
             .split => vring.ring.split.place(areas.desc, areas.avail, areas.used),
@@ -168,8 +187,8 @@ pub const Vring = struct {
     /// but what the zeros of a truncated file look like is not the driver's doing.
     pub fn breakBy(vring: *Vring, reason: anyerror) void {
         const broken: abi.VringBroken = if (vring.memory.isFaulty()) .memory_fault else switch (reason) {
-            error.BadAvailIndex => .bad_avail_index,
-            error.BadHead => .bad_head,
+            error.BadAvailIndex, error.BadUsedIndex => .bad_avail_index,
+            error.BadHead, error.BadUsedId => .bad_head,
             error.BadPackedId => .bad_packed_id,
             error.CallBlocked => .call_blocked,
             else => .memory_fault,
@@ -180,6 +199,7 @@ pub const Vring = struct {
     }
 
     pub fn arm(vring: *Vring) void {
+        if (vring.driver) |queue| return queue.arm();
         switch (vring.format) {
             .split => vring.ring.split.arm(),
             .packed_ring => vring.ring.packed_ring.arm(),
@@ -187,6 +207,7 @@ pub const Vring = struct {
     }
 
     pub fn disarm(vring: *Vring) void {
+        if (vring.driver) |queue| return queue.disarm();
         switch (vring.format) {
             .split => vring.ring.split.disarm(),
             .packed_ring => vring.ring.packed_ring.disarm(),
@@ -194,6 +215,7 @@ pub const Vring = struct {
     }
 
     pub fn pending(vring: *const Vring) bool {
+        if (vring.driver) |queue| return queue.pending();
         return switch (vring.format) {
             .split => vring.ring.split.pending(),
             .packed_ring => vring.ring.packed_ring.pending(),
@@ -203,7 +225,7 @@ pub const Vring = struct {
     /// Calls the driver if it wants to be. A full fence lies between the flush and this. Two workers
     /// may be here for one ring, hence the atomic counters.
     pub fn notify(vring: *Vring, used: vring_entry.Used) void {
-        const wanted = switch (vring.format) {
+        const wanted = if (vring.driver) |queue| queue.wantsKick(used) else switch (vring.format) {
             .split => vring.ring.split.wantsCall(used),
             .packed_ring => vring.ring.packed_ring.wantsCall(used),
         };

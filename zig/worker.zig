@@ -10,6 +10,7 @@ const fault = @import("fault.zig");
 const Input = switch_file.Input;
 const Notices = switch_file.Notices;
 const lane = @import("lane.zig");
+const queue_burst = @import("queue_burst.zig");
 const switch_file = @import("switch.zig");
 const sys = @import("sys.zig");
 const Switch = switch_file.Switch;
@@ -249,6 +250,8 @@ pub const Worker = struct {
     fn isDue(worker: *Worker, input: *const Input) bool {
         const mode = input.port.lane.mode;
         if (mode == .none) return false;
+        // The switch has guests alone.
+        if (mode == .learn and input.vring.driver != null) return false;
         if (mode != .txonly and input.vring.pending() and input.vring.broken.load(.monotonic) == 0) return true;
         return mode != .learn and lane.sends(worker.fabric, input);
     }
@@ -278,9 +281,9 @@ pub const Worker = struct {
             worker.stats.packets += burst.count;
         }
         if (input.port.lane.mode == .txonly) return;
-        burst.collectSome(vring, input.port.lane.burst);
+        queue_burst.collect(burst, vring, input.port.lane.burst);
         if (worker.accept(vring)) lane.forward(worker.fabric, input, burst, &worker.notices);
-        worker.notices.add(vring, burst.giveBack(vring));
+        worker.notices.add(vring, queue_burst.giveBack(burst, vring));
     }
 
     /// Counts what was collected, and tells whether it may go on.

@@ -56,8 +56,10 @@ export interface TestpmdOptions {
   readonly path: RingPath;
   readonly queues?: number;
   readonly queue_size?: number;
-  /** true makes the driver listen on its sockets, for a back end that connects. */
+  /** Whether it listens on its sockets; by default a driver connects, and a back end listens. */
   readonly server?: boolean;
+  /** true makes it a back end, DPDK's own, and then `path` is for the driver to choose. */
+  readonly vhost?: boolean;
   /** Addresses of its frames vary, so that a switch can spread them over queues. */
   readonly many_flows?: boolean;
 }
@@ -186,6 +188,7 @@ export class Testpmd implements AsyncDisposable {
 
   /** The log comes by another way than the prompt, and may come after it. */
   async #checkPaths(): Promise<void> {
+    if (this.options.vhost) return;
     for (const port of this.options.sockets.keys()) {
       for (const words of [`${this.options.path.rx} Rx`, `${this.options.path.tx} Tx`]) {
         await this.program.until(new RegExp(`using ${words} path on port ${port}`), log_timeout_ms);
@@ -199,30 +202,32 @@ export function portMac(port: number): string {
   return `52:54:00:da:7a:${port.toString(16).padStart(2, "0")}`;
 }
 
+function device({ path, queues = 1, queue_size = 256, server, vhost }: TestpmdOptions, socket: string, port: number) {
+  const flag = (value: boolean | undefined) => (value ? 1 : 0);
+  if (vhost) return `net_vhost${port},iface=${socket},queues=${queues},client=${flag(server === false)}`;
+  return [
+    `net_virtio_user${port}`,
+    `path=${socket}`,
+    `mac=${portMac(port)}`,
+    `queues=${queues}`,
+    `queue_size=${queue_size}`,
+    `packed_vq=${flag(path.packed)}`,
+    `in_order=${flag(path.in_order)}`,
+    `mrg_rxbuf=${flag(path.mergeable)}`,
+    `vectorized=${flag(path.vectorized)}`,
+    `server=${flag(server)}`,
+  ].join(",");
+}
+
 function testpmdArguments(options: TestpmdOptions): string[] {
   const { path, queues = 1, queue_size = 256, sockets } = options;
-  const flag = (value: boolean | undefined) => (value ? 1 : 0);
-  const devices = sockets.flatMap((socket, port) => [
-    "--vdev",
-    [
-      `net_virtio_user${port}`,
-      `path=${socket}`,
-      `mac=${portMac(port)}`,
-      `queues=${queues}`,
-      `queue_size=${queue_size}`,
-      `packed_vq=${flag(path.packed)}`,
-      `in_order=${flag(path.in_order)}`,
-      `mrg_rxbuf=${flag(path.mergeable)}`,
-      `vectorized=${flag(path.vectorized)}`,
-      `server=${flag(options.server)}`,
-    ].join(","),
-  ]);
+  const devices = sockets.flatMap((socket, port) => ["--vdev", device(options, socket, port)]);
   // Each frame's destination is the port that it will arrive at, so that a learning switch need not flood.
   const destinations = sockets.length < 2 ? [] : sockets.map((_, port) => `--eth-peer=${port},${portMac(port ^ 1)}`);
   return [
     ...["--lcores", "0@1,1@1", "--no-huge", "-m", `${memory_mib}`, "--no-pci", "--no-telemetry", "--no-shconf"],
     ...[`--file-prefix=vhostctl-${Deno.pid}-${++started}`, "--log-level=pmd.net.virtio.init:info"],
-    ...(path.packed && path.vectorized ? ["--force-max-simd-bitwidth=512"] : []),
+    ...(!options.vhost && path.packed && path.vectorized ? ["--force-max-simd-bitwidth=512"] : []),
     ...devices,
     ...["--", "-i", "--nb-cores=1", "--total-num-mbufs=8192", `--rxq=${queues}`, `--txq=${queues}`],
     ...[`--txd=${queue_size}`, `--rxd=${queue_size}`, "--no-flush-rx", ...destinations],

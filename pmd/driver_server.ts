@@ -1,0 +1,210 @@
+/**
+ * A port that faces a back end, as DPDK's virtio-user does: connects or listens, sets up rings, and starts again when
+ * the back end has gone.
+ *
+ * @module
+ */
+import { Guest } from "../ffi/guest.ts";
+import { VringError } from "../ffi/library.ts";
+import type { Port } from "../ffi/port.ts";
+import type { Channel } from "../vhost/channel.ts";
+import { Frontend } from "../vhost/frontend.ts";
+import { type FeatureName, featureNames, featureSet, hasFeature } from "../vhost/spec.ts";
+import type { Occurrence } from "./port_event.ts";
+import type { DriverPlan, PortPlan } from "./port_plan.ts";
+import type { PortSample } from "./port_sample.ts";
+import { pauseAfter, type PortServerParts, type PortService } from "./port_server.ts";
+import { RingWatch } from "./ring_watch.ts";
+
+/** Of a receive buffer, header included: what net_virtio_user's mbufs hold. */
+const bufferBytes = 2048;
+/** Whatever may come from another port is sent in one piece. */
+const frameBytesMax = 65535;
+
+const always: readonly FeatureName[] = ["VERSION_1", "PROTOCOL_FEATURES", "EVENT_IDX", "CSUM", "GUEST_CSUM"];
+const segmented: readonly FeatureName[] = ["HOST_TSO4", "HOST_TSO6", "HOST_ECN", "HOST_UFO", "HOST_USO"];
+/** Large packets need buffers that can be merged: one alone is too small. */
+const merged: readonly FeatureName[] = [
+  ...["MRG_RXBUF", "GUEST_TSO4", "GUEST_TSO6", "GUEST_ECN", "GUEST_UFO", "GUEST_USO4", "GUEST_USO6"] as const,
+];
+
+/** What is taken of what is on offer. */
+function chooseFeatures(offered: bigint, plan: DriverPlan, queuePairs: number): bigint {
+  const needed = featureSet([...plan.packed ? ["RING_PACKED"] as const : [], ...queuePairs > 1 ? ["MQ"] as const : []]);
+  const missing = featureNames(needed & ~offered);
+  if (missing.length > 0) throw new Error(`the back end does not offer ${missing.join(", ")}`);
+  const wanted = [
+    ...always,
+    ...segmented,
+    ...plan.mergeable ? merged : [],
+    ...plan.inOrder ? ["IN_ORDER"] as const : [],
+  ];
+  return needed | offered & featureSet(wanted);
+}
+
+/** What such a port works with. */
+export interface DriverServerParts extends PortServerParts {
+  readonly plan: PortPlan & { readonly driver: DriverPlan };
+}
+
+/** Looks after a port from `open` until it is disposed of, before its pump and its engine. */
+export class DriverServer implements PortService {
+  readonly #parts: DriverServerParts;
+  readonly #rings: RingWatch;
+  #listener: Disposable | undefined;
+  #frontend: Frontend | undefined;
+  #guest: Guest | undefined;
+  #running = false;
+  #pause: ReturnType<typeof setTimeout> | undefined;
+  #failures = 0;
+  #waitReason = "";
+  #closed = false;
+
+  private constructor(parts: DriverServerParts) {
+    this.#parts = parts;
+    this.#rings = new RingWatch(parts.port, parts.plan.offer.queuePairs, (found) => this.#tell(found));
+  }
+
+  /** Listens, or begins to connect. Throws what `Pump.listen` throws. */
+  static open(parts: DriverServerParts): DriverServer {
+    const server = new DriverServer(parts);
+    if (parts.plan.mode === "client") {
+      // What it tells, nobody hears before the server is there.
+      server.#pause = setTimeout(() => server.#connect());
+    } else {
+      server.#listener = parts.pump.listen(parts.plan.socket, {
+        mode: parts.socketMode,
+        accept: (channel) => server.#accept(channel),
+        refused: (reason) => server.#tell({ event: "refused", reason }),
+      });
+    }
+    return server;
+  }
+
+  get port(): Port {
+    return this.#parts.port;
+  }
+
+  get plan(): PortPlan {
+    return this.#parts.plan;
+  }
+
+  /** Leaves the back end, and stops listening. May be called again. */
+  [Symbol.dispose](): void {
+    this.#closed = true;
+    clearTimeout(this.#pause);
+    this.#listener?.[Symbol.dispose]();
+    this.#frontend?.close();
+    this.#leave();
+  }
+
+  /** Nothing shows here over time. */
+  tick(): void {}
+
+  lookForBroken(): void {
+    if (this.#running) this.#rings.lookForBroken();
+  }
+
+  sample(): PortSample {
+    const { queuePairs } = this.plan.offer;
+    const numbers = Array.from({ length: this.#running ? queuePairs : 0 }, (_, queue) => queue);
+    const up = numbers.filter((queue) => this.port.isUp(2 * queue) && this.port.isUp(2 * queue + 1)).length;
+    const running = up === queuePairs ? "running" : "broken";
+    return {
+      port: this.plan.name,
+      state: this.#running ? running : this.#frontend === undefined ? "waiting" : "connected",
+      queuePairsUp: up,
+      queuePairs,
+      counters: { toGuest: this.port.stats("toGuest"), fromGuest: this.port.stats("fromGuest") },
+    };
+  }
+
+  #connect(): void {
+    if (this.#closed) return;
+    try {
+      this.#accept(this.#parts.pump.connect(this.plan.socket));
+    } catch (error) {
+      if (!(error instanceof VringError)) throw error;
+      const reason = error.message.replace(/^.*: /, "");
+      if (reason !== this.#waitReason) this.#tell({ event: "waiting", socket: this.plan.socket, reason });
+      this.#waitReason = reason;
+      this.#connectLater();
+    }
+  }
+
+  #connectLater(): void {
+    if (this.#closed || this.plan.mode === "server") return;
+    this.#pause = setTimeout(() => this.#connect(), pauseAfter(this.#failures++));
+  }
+
+  #accept(channel: Channel): void {
+    if (this.#frontend !== undefined) return channel.close();
+    this.#waitReason = "";
+    const frontend = this.#frontend = new Frontend(channel);
+    void this.#session(frontend);
+  }
+
+  async #session(frontend: Frontend): Promise<void> {
+    let reason: string;
+    try {
+      await this.#introduce(frontend);
+      this.#failures = 0;
+      reason = await frontend.hangup;
+    } catch (error) {
+      reason = (error as Error).message;
+    }
+    if (this.#closed) return;
+    frontend.close();
+    this.#frontend = undefined;
+    this.#leave();
+    this.#tell({ event: "disconnected", reason });
+    this.#connectLater();
+  }
+
+  /** Sets up what DPDK's virtio-user sets up, in its order. */
+  async #introduce(frontend: Frontend): Promise<void> {
+    const { port, plan: { driver, offer: { queuePairs } } } = this.#parts;
+    await frontend.handshake();
+    this.#tell({ event: "connected" });
+    if (frontend.queuePairs < queuePairs) {
+      throw new Error(`the back end has ${frontend.queuePairs} queue pairs, not ${queuePairs}: give queues= fewer`);
+    }
+    const features = chooseFeatures(frontend.features, driver, queuePairs);
+    await frontend.setFeatures(features);
+    if (this.#closed) return;
+    const guest = this.#guest = Guest.open({
+      features,
+      queuePairs,
+      ringSize: driver.queueSize,
+      bufferBytes,
+      frameBytesMax,
+    });
+    port.drive(guest);
+    await frontend.setMemory(guest.regions, [guest.memoryFd]);
+    const rings = Array.from({ length: 2 * queuePairs }, (_, index) => index);
+    for (const index of rings) await frontend.startVring(index, guest.vring(index));
+    // Without protocol features rings are enabled from the start (vhost-user, Ring states).
+    if (hasFeature(features, "PROTOCOL_FEATURES")) {
+      for (const index of rings) await frontend.enableVring(index, true);
+    }
+    await frontend.driverOk();
+    for (const index of rings) if (index % 2 === 0) port.enableVring(index, true);
+    this.#running = true;
+    this.#rings.begin();
+    const ring = hasFeature(features, "RING_PACKED") ? "packed" : "split";
+    this.#tell({ event: "started", ring, features: featureNames(features) });
+  }
+
+  #leave(): void {
+    const guest = this.#guest;
+    this.#running = false;
+    this.#guest = undefined;
+    if (guest === undefined) return;
+    this.port.reset();
+    void guest.close();
+  }
+
+  #tell(occurrence: Occurrence): void {
+    this.#parts.happened({ port: this.plan.name, peer: "back end", ...occurrence });
+  }
+}

@@ -1,0 +1,133 @@
+//! Bursts from and to a queue, on whichever side of its ring we are: of a guest that we serve, or of a back end
+//! whose driver we are.
+
+const std = @import("std");
+const burst_file = @import("burst.zig");
+const DriverQueue = @import("driver_queue.zig").DriverQueue;
+const net_header = @import("net_header.zig");
+const spec = @import("spec.zig");
+const Used = @import("vring_entry.zig").Used;
+const Vring = @import("vring.zig").Vring;
+
+const Burst = burst_file.Burst;
+const Frame = burst_file.Frame;
+const Mask = burst_file.Mask;
+const NetHeader = spec.NetHeader;
+
+const every_feature = ~@as(u64, 0);
+
+/// See `Burst.collectSome`.
+pub fn collect(burst: *Burst, vring: *Vring, chains_max: u32) void {
+    const queue = vring.driver orelse return burst.collectSome(vring, chains_max);
+    burst.count = 0;
+    burst.head_count = 0;
+    burst.source.used = 0;
+    queue.reap() catch |reason| return vring.breakBy(reason);
+    while (burst.count < chains_max) {
+        const taken = frameOf(burst, vring, queue) catch |reason| return vring.breakBy(reason);
+        if (taken == 0) return;
+        queue.take(taken);
+    }
+}
+
+/// See `Burst.giveBack`.
+pub fn giveBack(burst: *Burst, vring: *Vring) Used {
+    const queue = vring.driver orelse return burst.giveBack(vring);
+    return if (queue.taken == 0) .{} else queue.offer();
+}
+
+/// See `Burst.deliver`.
+pub fn deliver(burst: *Burst, vring: *Vring, mask: Mask, mtu: u32) Used {
+    const queue = vring.driver orelse return burst.deliver(vring, mask, mtu);
+    vring.lock.acquire();
+    defer vring.lock.release();
+    burst.left = 0;
+    if (vring.isBroken()) {
+        vring.stats.drop_link_down += @popCount(mask);
+        return .{};
+    }
+    queue.reap() catch |reason| vring.breakBy(reason);
+    var counts: burst_file.Counts = .{};
+    var left = mask;
+    while (left != 0) : (left &= left - 1) {
+        const frame = &burst.frames[@ctz(left)];
+        if (obstacle(vring, queue, frame)) |drop| {
+            drop.* += 1;
+            continue;
+        }
+        const token = queue.free() orelse break;
+        writeFrame(queue, token, frame);
+        counts.add(frame);
+    }
+    vring.stats.drop_no_buffer += @popCount(left);
+    burst.left = left;
+    counts.commit(&vring.stats);
+    return queue.publish();
+}
+
+/// Buffers that the next frame takes, which becomes one of the burst if it is good; 0: it is not there as a whole.
+fn frameOf(burst: *Burst, vring: *Vring, queue: *DriverQueue) error{BadHead}!u32 {
+    const first = queue.peek(0) orelse return 0;
+    const header_bytes = queue.headerBytes();
+    if (first.len < header_bytes) return error.BadHead;
+    var header = net_header.plain;
+    @memcpy(std.mem.asBytes(&header)[0..header_bytes], queue.buffer(first.token)[0..header_bytes]);
+    const mergeable = spec.has(queue.features, spec.Feature.mrg_rxbuf);
+    const count: u32 = if (mergeable) header.num_buffers else 1;
+    if (count == 0 or count > queue.items.len) return error.BadHead;
+    if (queue.peek(count - 1) == null) return 0;
+    // The rest is for the next burst; in front of the segments is room for the one that `Burst.front` puts there.
+    if (burst.source.left() <= count) return 0;
+    const segments = burst.source.items[burst.source.used + 1 ..][0..count];
+    var total: u32 = 0;
+    for (segments, 0..) |*segment, i| {
+        const item = queue.peek(@intCast(i)).?;
+        const skip = if (i == 0) header_bytes else 0;
+        if (item.len < skip or item.len > queue.capacity() + header_bytes) return error.BadHead;
+        segment.* = .{ .base = queue.buffer(item.token) + skip, .len = item.len - skip };
+        total += segment.len;
+    }
+    const drop = if (total < spec.ethernet_header_bytes)
+        &vring.stats.drop_runt
+    else if (total > net_header.frame_bytes_max)
+        &vring.stats.drop_too_big
+    else
+        addFrame(burst, vring, segments, total, header) orelse return count;
+    drop.* += 1;
+    return count;
+}
+
+fn addFrame(burst: *Burst, vring: *Vring, segments: []burst_file.Segment, total: u32, header: NetHeader) ?*u64 {
+    const frame = &burst.frames[burst.count];
+    frame.* = .{
+        .segments = segments,
+        .len = total,
+        .behind_header = false,
+        .header = net_header.checked(header, total, every_feature) catch return &vring.stats.drop_bad_header,
+        .ethernet = @splat(0),
+    };
+    var cursor: @import("chain.zig").Cursor = .{ .segments = segments };
+    _ = cursor.read(&frame.ethernet);
+    burst.source.used += @as(u32, @intCast(segments.len)) + 1;
+    burst.count += 1;
+    return null;
+}
+
+/// The counter of why a frame cannot go to this back end, if it cannot.
+fn obstacle(vring: *Vring, queue: *DriverQueue, frame: *const Frame) ?*u64 {
+    if (frame.len > queue.capacity()) return &vring.stats.drop_too_big;
+    if (net_header.isPlain(frame.header)) return null;
+    _ = net_header.checked(frame.header, frame.len, queue.features) catch return &vring.stats.drop_needs_offload;
+    return null;
+}
+
+fn writeFrame(queue: *DriverQueue, token: u32, frame: *const Frame) void {
+    const bytes = queue.buffer(token);
+    const header_bytes = queue.headerBytes();
+    var header = frame.header;
+    // A driver sets it to zero (virtio 5.1.6.2.1).
+    header.num_buffers = 0;
+    @memcpy(bytes[0..header_bytes], std.mem.asBytes(&header)[0..header_bytes]);
+    burst_file.copyFrame(bytes + header_bytes, frame.segments);
+    queue.send(token, header_bytes + frame.len);
+}
