@@ -1,13 +1,14 @@
 /**
  * `vhostctl pmd-forward` in TypeScript: what the API costs, and how it is used.
  *
- *   ./scripts/deno run --allow-all bench/forward.ts [--mode io] [--burst 32] [--queues 1] SOCKET [SOCKET ...]
+ *   ./scripts/deno run --allow-all bench/forward.ts [--mode io] [--burst 32] [--queues 1] [--verbose] SOCKET...
  *
  * Forwards between two sockets, or from one to itself, until SIGINT or SIGTERM; then it prints each port's counters.
+ * With `--verbose` it also tells of queues that a guest switches.
  */
 
 import { parseArgs } from "node:util";
-import { EthDev, Packets } from "../mod.ts";
+import { EthDev, Packets, type QueueState } from "../mod.ts";
 import { forwardModes, type Mode } from "./forward_modes.ts";
 
 const { values, positionals } = parseArgs({
@@ -16,6 +17,7 @@ const { values, positionals } = parseArgs({
     mode: { type: "string", default: "io" },
     burst: { type: "string", default: "32" },
     queues: { type: "string", default: "1" },
+    verbose: { type: "boolean", default: false },
   },
   allowPositionals: true,
 });
@@ -23,7 +25,10 @@ const { values, positionals } = parseArgs({
 const queues = Number(values.queues);
 
 function open(socket: string, number: number): EthDev {
-  const device = EthDev.create(`eth_vhost${number},iface=${socket},queues=${queues}`);
+  const tell = (state: QueueState) => {
+    if (values.verbose) console.log(JSON.stringify({ event: "queue", port: device.info().name, ...state }));
+  };
+  const device = EthDev.create(`eth_vhost${number},iface=${socket},queues=${queues}`, { queue: tell });
   device.configure({ rxQueues: queues, txQueues: queues });
   for (let queue = 0; queue < queues; queue++) {
     device.rxQueueSetup(queue);
@@ -64,9 +69,13 @@ const routes = devices.map((from, number) => {
   const target = values.mode === "icmpecho" ? number : Math.min(number ^ 1, devices.length - 1);
   return { from, to: devices[target]!, mode: modeOf(devices[target]!, target) };
 });
-for (const signal of ["SIGINT", "SIGTERM"] as const) {
-  Deno.addSignalListener(signal, () => devices.forEach((device) => device.stop()));
+const signals = ["SIGINT", "SIGTERM"] as const;
+/** Who asks a second time is not kept waiting. */
+function stop(): void {
+  for (const signal of signals) Deno.removeSignalListener(signal, stop);
+  devices.forEach((device) => device.stop());
 }
+for (const signal of signals) Deno.addSignalListener(signal, stop);
 console.log(JSON.stringify({ event: "ready" }));
 
 const packets = new Packets({ capacity: Number(values.burst) });

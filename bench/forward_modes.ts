@@ -48,38 +48,64 @@ function network(data: Uint8Array): { type: number; at: number } {
   return { type: 0, at: data.length };
 }
 
-/** TCP, UDP or ICMP: where, how long, and what else its checksum covers. */
-interface Segment {
-  readonly protocol: number;
+/** What IP's header says. */
+interface Ip {
+  readonly version: 4 | 6;
   readonly at: number;
-  readonly length: number;
+  readonly protocol: number;
+  /** Source, then destination, of so many bytes each. */
   readonly addresses: { readonly at: number; readonly length: number };
+  /** How far into a packet of which this is a fragment, in units of 8 bytes. */
+  readonly offset: number;
+  /** One of several, the first included. */
+  readonly isFragment: boolean;
+  readonly payload: { readonly at: number; readonly length: number };
 }
 
-function segmentOf(data: Uint8Array): Segment | undefined {
+/** Undefined: there is none, or not all of it. */
+function ipOf(data: Uint8Array): Ip | undefined {
   const { type, at } = network(data);
-  if (type === ethertype.ipv4 && data.length >= at + 20) {
-    const headerBytes = (data[at]! & 15) * 4;
-    const isFragment = (read16(data, at + 6) & 0x3fff) !== 0;
-    if (data[at]! >> 4 !== 4 || headerBytes < 20 || isFragment) return undefined;
-    const length = read16(data, at + 2) - headerBytes;
-    return { protocol: data[at + 9]!, at: at + headerBytes, length, addresses: { at: at + 12, length: 4 } };
-  }
+  if (type === ethertype.ipv4) return ipv4Of(data, at);
   if (type !== ethertype.ipv6 || data.length < at + 40) return undefined;
-  const addresses = { at: at + 8, length: 16 };
-  return { protocol: data[at + 6]!, at: at + 40, length: read16(data, at + 4), addresses };
+  return {
+    version: 6,
+    at,
+    protocol: data[at + 6]!,
+    addresses: { at: at + 8, length: 16 },
+    offset: 0,
+    isFragment: false,
+    payload: { at: at + 40, length: read16(data, at + 4) },
+  };
 }
 
-function hasPorts({ protocol: number, length }: Segment): boolean {
-  return (number === protocol.tcp || number === protocol.udp) && length >= 8;
+function ipv4Of(data: Uint8Array, at: number): Ip | undefined {
+  if (data.length < at + 20) return undefined;
+  const headerBytes = (data[at]! & 15) * 4;
+  if (data[at]! >> 4 !== 4 || headerBytes < 20 || data.length < at + headerBytes) return undefined;
+  const fragment = read16(data, at + 6);
+  return {
+    version: 4,
+    at,
+    protocol: data[at + 9]!,
+    addresses: { at: at + 12, length: 4 },
+    offset: fragment & 0x1fff,
+    isFragment: (fragment & 0x3fff) !== 0,
+    payload: { at: at + headerBytes, length: read16(data, at + 2) - headerBytes },
+  };
 }
 
+function isTcpOrUdp(ip: Ip): boolean {
+  return ip.protocol === protocol.tcp || ip.protocol === protocol.udp;
+}
+
+/** No checksum changes by that. */
 function swapFive(packet: Packet): boolean {
+  const { data } = packet;
   swapMacs(packet);
-  const segment = segmentOf(packet.data);
-  if (segment === undefined) return true;
-  swap(packet.data, segment.addresses.at, segment.addresses.length);
-  if (hasPorts(segment) && segment.at + 4 <= packet.data.length) swap(packet.data, segment.at, 2);
+  const ip = ipOf(data);
+  if (ip === undefined) return true;
+  swap(data, ip.addresses.at, ip.addresses.length);
+  if (isTcpOrUdp(ip) && ip.offset === 0 && ip.payload.at + 4 <= data.length) swap(data, ip.payload.at, 2);
   return true;
 }
 
@@ -96,30 +122,42 @@ function finish(total: number): number {
   return ~folded & 0xffff;
 }
 
-/** The checksums of IPv4, TCP and UDP anew; a UDP packet without one stays so, and segments yet to be cut wait. */
+/**
+ * The checksums of IPv4, TCP and UDP anew. A UDP packet without one stays so, fragments have it of the whole, and
+ * segments yet to be cut wait.
+ */
 function fillChecksums({ data, header }: Packet): void {
-  const { type, at } = network(data);
-  const segment = segmentOf(data);
-  if (type === ethertype.ipv4 && segment !== undefined) {
-    write16(data, at + 10, 0);
-    write16(data, at + 10, finish(sum(data, at, segment.at - at)));
+  const ip = ipOf(data);
+  if (ip === undefined) return;
+  if (ip.version === 4) {
+    write16(data, ip.at + 10, 0);
+    write16(data, ip.at + 10, finish(sum(data, ip.at, ip.payload.at - ip.at)));
   }
-  if (segment === undefined || !hasPorts(segment) || header[1] !== 0) return;
-  if (segment.at + segment.length > data.length) return;
-  const isTcp = segment.protocol === protocol.tcp;
-  const field = segment.at + (isTcp ? 16 : 6);
+  if (isTcpOrUdp(ip) && !ip.isFragment && header[1] === 0) fillTransport(data, header, ip);
+}
+
+function fillTransport(data: Uint8Array, header: Uint8Array, { protocol: number, addresses, payload }: Ip): void {
+  const isTcp = number === protocol.tcp;
+  if (payload.length < (isTcp ? 20 : 8) || payload.at + payload.length > data.length) return;
+  const field = payload.at + (isTcp ? 16 : 6);
   const unfinished = (header[0]! & needsCsum) !== 0;
+  // It may be that of a packet inside this one, in a tunnel.
+  if (unfinished && (header[6]! | header[7]! << 8) !== payload.at) return;
+  if (unfinished && payload.at + (header[8]! | header[9]! << 8) !== field) return;
   if (!isTcp && !unfinished && read16(data, field) === 0) return;
   write16(data, field, 0);
-  const { addresses } = segment;
-  const pseudo = sum(data, addresses.at, 2 * addresses.length) + segment.protocol + segment.length;
-  const value = finish(sum(data, segment.at, segment.length, pseudo));
+  const pseudo = sum(data, addresses.at, 2 * addresses.length) + number + payload.length;
+  const value = finish(sum(data, payload.at, payload.length, pseudo));
+  // In UDP, 0 stands for none (RFC 768).
   write16(data, field, value === 0 && !isTcp ? 0xffff : value);
   header.fill(0);
 }
 
+/** IPv4 over Ethernet, a request. */
+const arpRequest = [0, 1, 8, 0, 6, 4, 0, 1];
+
 function answerArp(data: Uint8Array, at: number, own: Uint8Array): boolean {
-  if (data.length < at + 28 || read16(data, at + 6) !== 1) return false;
+  if (data.length < at + 28 || !arpRequest.every((byte, i) => data[at + i] === byte)) return false;
   data[at + 7] = 2;
   swap(data, at + 8, 10);
   data.set(own, at + 8);
@@ -130,12 +168,16 @@ function answerArp(data: Uint8Array, at: number, own: Uint8Array): boolean {
 
 function answerEcho(packet: Packet): boolean {
   const { data } = packet;
-  const segment = segmentOf(data);
-  if (segment?.protocol !== protocol.icmp || data[segment.at] !== 8) return false;
-  data[segment.at] = 0;
-  write16(data, segment.at + 2, finish(0xffff - read16(data, segment.at + 2) + 0xf7ff));
-  swap(data, 0, 6);
-  swap(data, segment.addresses.at, 4);
+  const ip = ipOf(data);
+  if (ip?.version !== 4 || ip.isFragment || ip.protocol !== protocol.icmp) return false;
+  const { at } = ip.payload;
+  if (data.length < at + 8 || data[at] !== 8 || data[at + 1] !== 0) return false;
+  data[at] = 0;
+  // What the type loses the checksum gains, and its carry. Never 0, which a packet of zeros would not verify with.
+  const grown = read16(data, at + 2) + 0x0800;
+  write16(data, at + 2, grown > 0xffff ? grown - 0xffff : grown);
+  swapMacs(packet);
+  swap(data, ip.addresses.at, ip.addresses.length);
   return true;
 }
 
