@@ -458,7 +458,7 @@ inline fn prefetchForWrite(line: *const anyopaque) void {
 }
 
 /// Ethernet header and one VLAN tag: what an MTU does not count.
-const plain_overhead_bytes = spec.ethernet_header_bytes + 4;
+pub const plain_overhead_bytes = spec.ethernet_header_bytes + 4;
 
 pub const Counts = struct {
     packets: u64 = 0,

@@ -101,20 +101,15 @@ pub const DriverQueue = struct {
         return queue.publish();
     }
 
-    /// Sending: the number of a free buffer, for `send`.
+    /// Sending: the number of a free buffer, for `add`.
     pub fn free(queue: *DriverQueue) ?u32 {
         if (queue.listed == 0) return null;
         queue.listed -= 1;
         return queue.items[queue.listed].token;
     }
 
-    /// Sending: gives the device a buffer with so many bytes in it, to be shown by `publish`.
-    pub fn send(queue: *DriverQueue, token: u32, bytes: u32) void {
-        queue.add(token, bytes);
-    }
-
-    /// A ring has a place for each of its buffers.
-    fn add(queue: *DriverQueue, token: u32, bytes: u32) void {
+    /// Gives the device so much of a buffer, to be shown by `publish`. A ring has a place for each of its buffers.
+    pub fn add(queue: *DriverQueue, token: u32, bytes: u32) void {
         switch (queue.side) {
             inline else => |one| {
                 const gpa = one.room.gpa + @as(u64, token) * one.shape.stride;

@@ -512,6 +512,18 @@ test "more than a ring full waits, and is counted" {
     try std.testing.expectEqual(4, try loop.engine.send(loop.driving, out, loop.arena, &packets));
 }
 
+test "the MTU of a port holds also where it drives" {
+    const loop: Loop = try .create(1 << 32);
+    defer loop.destroy();
+    const out = &loop.driving.vrings[0];
+    try loop.engine.setMtu(loop.driving, 1000);
+    for ([_]u32{ 1018, 1019 }, 0..) |length, dropped| {
+        const packet: abi.Packet = .{ .offset = 64, .length = length, .header = @splat(0) };
+        try std.testing.expectEqual(1, try loop.engine.send(loop.driving, out, loop.arena, &.{packet}));
+        try std.testing.expectEqual(dropped, out.stats.drop_too_big);
+    }
+}
+
 /// Bytes of the ring and the buffers of a queue that may be changed, each with its share.
 fn disturb(loop: Loop, random: std.Random) void {
     const ring = loop.guest.vring(0);

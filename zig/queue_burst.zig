@@ -46,12 +46,16 @@ pub fn deliver(burst: *Burst, vring: *Vring, mask: Mask, mtu: u32) Used {
         vring.stats.drop_link_down += @popCount(mask);
         return .{};
     }
-    queue.reap() catch |reason| vring.breakBy(reason);
+    queue.reap() catch |reason| {
+        vring.breakBy(reason);
+        vring.stats.drop_link_down += @popCount(mask);
+        return .{};
+    };
     var counts: burst_file.Counts = .{};
     var left = mask;
     while (left != 0) : (left &= left - 1) {
         const frame = &burst.frames[@ctz(left)];
-        if (obstacle(vring, queue, frame)) |drop| {
+        if (obstacle(vring, queue, frame, mtu)) |drop| {
             drop.* += 1;
             continue;
         }
@@ -114,7 +118,9 @@ fn addFrame(burst: *Burst, vring: *Vring, segments: []burst_file.Segment, total:
 }
 
 /// The counter of why a frame cannot go to this back end, if it cannot.
-fn obstacle(vring: *Vring, queue: *DriverQueue, frame: *const Frame) ?*u64 {
+fn obstacle(vring: *Vring, queue: *DriverQueue, frame: *const Frame, mtu: u32) ?*u64 {
+    const is_whole = frame.header.gso_type == NetHeader.gso_none;
+    if (mtu != 0 and is_whole and frame.len > mtu + burst_file.plain_overhead_bytes) return &vring.stats.drop_too_big;
     if (frame.len > queue.capacity()) return &vring.stats.drop_too_big;
     if (net_header.isPlain(frame.header)) return null;
     _ = net_header.checked(frame.header, frame.len, queue.features) catch return &vring.stats.drop_needs_offload;
@@ -129,5 +135,5 @@ fn writeFrame(queue: *DriverQueue, token: u32, frame: *const Frame) void {
     header.num_buffers = 0;
     @memcpy(bytes[0..header_bytes], std.mem.asBytes(&header)[0..header_bytes]);
     burst_file.copyFrame(bytes + header_bytes, frame.segments);
-    queue.send(token, header_bytes + frame.len);
+    queue.add(token, header_bytes + frame.len);
 }
