@@ -70,7 +70,16 @@ export * from "./ffi/guest.ts";
 export { VringError } from "./ffi/library.ts";
 export * from "./ffi/machine.ts";
 export { Packets, type PacketsOptions } from "./ffi/packets.ts";
-export { type Direction, type Lane, type LaneMode, type Port, type VringState, type VringStats } from "./ffi/port.ts";
+export {
+  type Addresses,
+  benchmarkAddresses,
+  type Direction,
+  type Lane,
+  type LaneMode,
+  type Port,
+  type VringState,
+  type VringStats,
+} from "./ffi/port.ts";
 export * from "./ffi/pump.ts";
 export * from "./pmd/devargs.ts";
 export * from "./pmd/driver_server.ts";

@@ -110,13 +110,14 @@ function swapFive(packet: Packet): boolean {
 }
 
 /** RFC 1071, over `length` bytes, from what was summed up before. */
-function sum(bytes: Uint8Array, at: number, length: number, before = 0): number {
+export function sum(bytes: Uint8Array, at: number, length: number, before = 0): number {
   let total = before;
   for (let i = at; i + 1 < at + length; i += 2) total += read16(bytes, i);
   return length % 2 === 1 ? total + (bytes[at + length - 1]! << 8) : total;
 }
 
-function finish(total: number): number {
+/** What is written of such a sum. */
+export function finish(total: number): number {
   let folded = total;
   while (folded > 0xffff) folded = (folded & 0xffff) + Math.floor(folded / 0x10000);
   return ~folded & 0xffff;

@@ -5,15 +5,8 @@
  */
 import { macText, type PortPlan, type PortSample, statsSince, type VringStats } from "../mod.ts";
 import { forwardStatistics, type ForwardTotals, forwardTotals, totalsSince } from "./forward_statistics.ts";
-import {
-  absentModes,
-  burstMax,
-  type ForwardConfig,
-  forwardModes,
-  frameBytesMax,
-  frameBytesMin,
-  planLanes,
-} from "./forward_mode.ts";
+import { absentModes, absentVerb } from "./absent.ts";
+import { burstMax, type ForwardConfig, forwardModes, frameBytesMax, frameBytesMin, planLanes } from "./forward_mode.ts";
 import { portInfo, portStats, portSummary, portXstats } from "./nic_text.ts";
 import type { LanePlan } from "./serve_options.ts";
 import type { Snapshot } from "./serve_report.ts";
@@ -94,6 +87,8 @@ export class Console {
     if (words.length === 0 || words[0]!.startsWith("#")) return [];
     const verb = this.#verbs.find((candidate) => fits(candidate.words, words));
     if (verb !== undefined) return verb.run(words.at(-1)!);
+    const reason = absentVerb(words);
+    if (reason !== undefined) return [`Not here: ${words.join(" ")}: ${reason}: see help`];
     const known = this.#verbs.some((candidate) => candidate.words[0] === words[0]);
     return [known ? "Bad arguments: see help" : `Command not found: ${words[0]}: see help`];
   }

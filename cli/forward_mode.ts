@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { type LaneMode, macNumber, type PortPlan } from "../mod.ts";
+import { type Addresses, type LaneMode, macNumber, type PortPlan } from "../mod.ts";
 import type { LanePlan } from "./serve_options.ts";
 
 /** testpmd's names, as ours for the data path. */
@@ -29,12 +29,7 @@ export const burstMax = 64;
 export const frameBytesMin = 42;
 export const frameBytesMax = 65549;
 
-/** Modes of testpmd's that are not here, and why. */
-export const absentModes: Readonly<Record<string, string>> = {
-  noisy: "it imitates an application that uses memory: let a real one run beside",
-  shared_rxq: "vhost-user queues are each for themselves",
-  ieee1588: "virtio-net has no time stamps",
-};
+export const flowsMax = 1024;
 
 /** How packets are made and moved. */
 export interface ForwardConfig {
@@ -43,6 +38,10 @@ export interface ForwardConfig {
   readonly burst: number;
   /** Of packets of ours. */
   readonly frameBytes: number;
+  /** Of packets of ours, but for `flowgen`. */
+  readonly addresses: Addresses;
+  /** Of `txonly`. */
+  readonly flows: number;
 }
 
 /** What a start does: forward, send so many bursts first; or leave all packets where they are. */
@@ -56,12 +55,12 @@ function targetOf(mode: ForwardMode, port: number, ports: number): number {
 
 /** A lane for each port. */
 export function planLanes(config: ForwardConfig, ports: readonly PortPlan[], running: Running): LanePlan[] {
-  const { mode, burst, frameBytes } = config;
+  const { mode, ...packets } = config;
   return ports.map((_, port) => {
     const target = targetOf(mode, port, ports.length);
     const ownMac = macNumber(ports[target]!.mac);
-    const way = { target, ownMac, peerMac: 0x0200_0000_0000 + target, burst, frameBytes };
+    const way = { ...packets, target, ownMac, peerMac: 0x0200_0000_0000 + target };
     if (running === "stopped") return { ...way, mode: "none" };
-    return { ...way, mode: modes[mode], first: running.firstBursts * burst };
+    return { ...way, mode: modes[mode], first: running.firstBursts * config.burst };
   });
 }

@@ -16,6 +16,20 @@ export function wholeNumber(name: string, least: number, most: number): (text: s
   };
 }
 
+/** Refuses options that a user may know from elsewhere; `message` gets the option's long name, or its letter. */
+export function refuseOptions(
+  command: { addOption(option: Option): unknown; on(event: string, listener: (value: unknown) => void): unknown },
+  flags: readonly string[],
+  message: (name: string, value: unknown) => string,
+): void {
+  for (const option of flags.map((each) => new Option(each).hideHelp())) {
+    command.addOption(option);
+    command.on(`option:${option.name()}`, (value) => {
+      throw new UsageError(message(option.long ?? option.short ?? "", value));
+    });
+  }
+}
+
 /** Parses seconds, with decimals if need be; 0 is allowed. */
 export function seconds(name: string, least: number): (text: string) => number {
   return (text) => {

@@ -4,10 +4,20 @@
  * @module
  */
 import { Command, Option } from "@commander-js/extra-typings";
-import { DevargsError, parseVdev, planVdev, type Vdev } from "../mod.ts";
+import { absentModes, absentOptions } from "./absent.ts";
+import { benchmarkAddresses, DevargsError, parseVdev, planVdev, type Vdev } from "../mod.ts";
 import { UsageError } from "./error.ts";
-import { burstMax, type ForwardConfig, forwardModes, frameBytesMax, frameBytesMin, planLanes } from "./forward_mode.ts";
-import { choice, cpuList, idleOption, seconds, socketModeOption, wholeNumber } from "./option.ts";
+import {
+  burstMax,
+  flowsMax,
+  type ForwardConfig,
+  type ForwardMode,
+  forwardModes,
+  frameBytesMax,
+  frameBytesMin,
+  planLanes,
+} from "./forward_mode.ts";
+import { choice, cpuList, idleOption, refuseOptions, seconds, socketModeOption, wholeNumber } from "./option.ts";
 import { checkSocket, checkTwice } from "./port_option.ts";
 import type { ServePlan, Surroundings } from "./serve_options.ts";
 
@@ -38,11 +48,44 @@ const needless = [
   ...["--file-prefix <prefix>", "--huge-dir <dir>", "--log-level <level>", "--in-memory", "--no-huge", "--no-pci"],
   ...["--no-telemetry", "--single-file-segments", "--total-num-mbufs <n>", "--mbuf-size <bytes>", "--mbcache <n>"],
   ...["--max-pkt-len <bytes>", "--rxd <n>", "--txd <n>", "--no-flush-rx", "--disable-link-check"],
-  ...["--no-lsc-interrupt", "--no-numa"],
+  ...["--no-lsc-interrupt", "--no-rmv-interrupt", "--no-numa", "--numa", "--socket-num <n>", "--socket-limit <MiB>"],
+  ...["--port-numa-config <list>", "--ring-numa-config <list>", "--main-lcore <id>", "--mbuf-pool-ops-name <name>"],
+  ...["-r <ranks>", "--iova-mode <mode>", "--vmware-tsc-map", "--syslog [facility]", "--base-virtaddr <address>"],
+  ...["--telemetry", "--force-max-simd-bitwidth <bits>", "--huge-unlink [mode]", "--no-hpet", "--no-shconf"],
+  ...["--vfio-intr <mode>", "--legacy-mem", "--match-allocations", "--huge-worker-stack [KiB]", "--enable-scatter"],
+  ...["--rxpt <n>", "--rxht <n>", "--rxwt <n>", "--rxfreet <n>", "--txpt <n>", "--txht <n>", "--txwt <n>"],
+  ...["--txfreet <n>", "--txrst <n>", "--disable-crc-strip", "--mlockall", "--no-mlockall", "--mp-alloc <mode>"],
+  ...["--no-iova-contig"],
 ].map((flags) => new Option(flags).hideHelp());
 
 function collect(text: string, before: readonly string[] | undefined): string[] {
   return [...(before ?? []), text];
+}
+
+function forwardMode(text: string): ForwardMode {
+  if (!Object.hasOwn(absentModes, text)) return choice("--forward-mode", forwardModes)(text);
+  throw new UsageError(`mode not here: ${text}: ${absentModes[text]}: choose from ${forwardModes.join(", ")}`);
+}
+
+/** Parses `a.b.c.d,a.b.c.d`. */
+function addressPair(text: string): readonly [source: number, destination: number] {
+  const addresses = text.split(",").map((part) => /^(\d{1,3})\.(\d{1,3})\.(\d{1,3})\.(\d{1,3})$/.exec(part));
+  const [source, destination, more] = addresses.map((match) => numberOfBytes(match?.slice(1).map(Number) ?? []));
+  if (source !== undefined && destination !== undefined && more === undefined) return [source, destination];
+  throw new UsageError(`cannot use --tx-ip: ${text}: give two IPv4 addresses, such as 198.18.0.1,198.18.0.2`);
+}
+
+function numberOfBytes(bytes: readonly number[]): number | undefined {
+  if (bytes.length !== 4 || bytes.some((byte) => byte > 255)) return undefined;
+  return bytes.reduce((sum, byte) => sum * 256 + byte, 0);
+}
+
+/** Parses `port` or `port,port`. */
+function portPair(text: string): readonly [source: number, destination: number] {
+  const match = /^(\d{1,5})(?:,(\d{1,5}))?$/.exec(text);
+  const [source, destination] = [Number(match?.[1]), Number(match?.[2] ?? match?.[1])];
+  if (source <= 65535 && destination <= 65535) return [source, destination];
+  throw new UsageError(`cannot use --tx-udp: ${text}: give one or two ports from 0 to 65535, such as 9,9`);
 }
 
 function defineOptions() {
@@ -53,7 +96,7 @@ function defineOptions() {
     )
     .addOption(
       new Option("--forward-mode <mode>", forwardModes.join(", ")).default("io" as const, "io")
-        .argParser(choice("--forward-mode", forwardModes)),
+        .argParser(forwardMode),
     )
     .addOption(
       new Option("--burst <n>", "move so many packets together, at most").default(burstMax)
@@ -63,6 +106,15 @@ function defineOptions() {
       new Option("--txpkts <bytes>", "length of packets of ours").default(64)
         .argParser(wholeNumber("--txpkts", frameBytesMin, frameBytesMax)),
     )
+    .addOption(
+      new Option("--tx-ip <source,destination>", "addresses of packets of ours").argParser(addressPair)
+        .default([benchmarkAddresses.source, benchmarkAddresses.destination] as const, "198.18.0.1,198.18.0.2"),
+    )
+    .addOption(
+      new Option("--tx-udp <source,destination>", "their UDP ports; one for both").argParser(portPair)
+        .default([benchmarkAddresses.sourcePort, benchmarkAddresses.destinationPort] as const, "9,9"),
+    )
+    .option("--txonly-multi-flow", `txonly sends ${flowsMax} flows: each packet from the address after the last one's`)
     .option("--tx-first", "send a burst of ours from each queue first, once both guests are there")
     .addOption(
       new Option("--nb-cores <n>", "native threads (default: cores - 1)").argParser(wholeNumber("--nb-cores", 1, 64)),
@@ -86,11 +138,19 @@ function defineOptions() {
     .addHelpText("after", examples);
 }
 
+/** Takes what testpmd takes, or says why not. */
+function addOptionsOfTestpmd(command: ReturnType<typeof defineOptions>): void {
+  for (const option of needless) command.addOption(option);
+  for (const [flags, reason] of absentOptions) {
+    refuseOptions(command, flags, (name) => `option of testpmd's that is not here: ${name}: ${reason}`);
+  }
+}
+
 /** The command, still without its action. Behind `--` testpmd has options of its own: here they may stand anywhere. */
 export function pmdForwardCommand() {
-  const command = defineOptions().argument("[options...]", "more of them, behind --, as testpmd has it");
-  for (const option of needless) command.addOption(option);
-  return command;
+  const command = defineOptions();
+  addOptionsOfTestpmd(command);
+  return command.argument("[options...]", "more of them, behind --, as testpmd has it");
 }
 
 /** What commander makes of the options. */
@@ -99,7 +159,7 @@ export type PmdForwardOptions = ReturnType<ReturnType<typeof defineOptions>["opt
 /** Options, and those that stood behind `--`. */
 export function withOptionsOfTestpmd(options: PmdForwardOptions, more: readonly string[]): PmdForwardOptions {
   const command = defineOptions().exitOverride().configureOutput({ outputError: () => {} });
-  for (const option of needless) command.addOption(option);
+  addOptionsOfTestpmd(command);
   const { operands, unknown } = command.parseOptions([...more]);
   const stray = [...operands, ...unknown];
   if (stray.length > 0) throw new UsageError(`unknown option: ${stray.join(" ")}: see vhostctl pmd-forward --help`);
@@ -120,8 +180,15 @@ export function needlessOptions(options: PmdForwardOptions): string[] {
 }
 
 /** How packets are made and moved, at first. */
-export function forwardConfig({ forwardMode, burst, txpkts }: PmdForwardOptions): ForwardConfig {
-  return { mode: forwardMode, burst, frameBytes: txpkts };
+export function forwardConfig(options: PmdForwardOptions): ForwardConfig {
+  const { forwardMode, burst, txpkts, txIp, txUdp, txonlyMultiFlow } = options;
+  return {
+    mode: forwardMode,
+    burst,
+    frameBytes: txpkts,
+    addresses: { source: txIp[0], destination: txIp[1], sourcePort: txUdp[0], destinationPort: txUdp[1] },
+    flows: txonlyMultiFlow ? flowsMax : 1,
+  };
 }
 
 /** Whether commands are taken. */

@@ -6,7 +6,7 @@
 import { Command, Option } from "@commander-js/extra-typings";
 import type { Lane, PortPlan } from "../mod.ts";
 import { UsageError } from "./error.ts";
-import { cpuList, idleOption, seconds, socketModeOption, wholeNumber } from "./option.ts";
+import { cpuList, idleOption, refuseOptions, seconds, socketModeOption, wholeNumber } from "./option.ts";
 import { collectPort, planPorts, type PortOption } from "./port_option.ts";
 
 const examples = `
@@ -62,14 +62,9 @@ function defineOptions() {
 /** The command, still without its action. */
 export function serveCommand() {
   const command = defineOptions();
-  for (const flags of absent) {
-    const option = new Option(flags).hideHelp();
-    command.addOption(option);
-    command.on(`option:${option.name()}`, (value: string | null | undefined) => {
-      const given = value ? `${value}: ` : "";
-      throw new UsageError(`option not in this version: ${option.long}: ${given}leave it out`);
-    });
-  }
+  refuseOptions(command, absent, (name, value) => {
+    return `option not in this version: ${name}: ${value ? `${value}: ` : ""}leave it out`;
+  });
   return command;
 }
 

@@ -46,7 +46,27 @@ export interface Lane {
   readonly frameBytes?: number | undefined;
   /** So many frames of ours go to the target first, from each queue, once both are up; by default none. */
   readonly first?: number | undefined;
+  /** Where frames of ours are from and go to, but for `flowgen`, which has its own; by default those of RFC 2544. */
+  readonly addresses?: Addresses | undefined;
+  /** Of `txonly`: so many flows follow one another, each from the address after the one before: 1 to 1024. */
+  readonly flows?: number | undefined;
 }
+
+/** IPv4 addresses as numbers of 32 bits, and ports of UDP. */
+export interface Addresses {
+  readonly source: number;
+  readonly destination: number;
+  readonly sourcePort: number;
+  readonly destinationPort: number;
+}
+
+/** Of the range for measurements of networks (RFC 2544, C.2.2), and of the discard service. */
+export const benchmarkAddresses: Addresses = {
+  source: 0xc612_0001,
+  destination: 0xc612_0002,
+  sourcePort: 9,
+  destinationPort: 9,
+};
 
 /** Opened by `Engine.openPort`. Rings are numbered as on the wire: 2i toGuest, 2i + 1 fromGuest. */
 export class Port implements Dataplane, Disposable {
@@ -77,15 +97,21 @@ export class Port implements Dataplane, Disposable {
   }
 
   /** Takes the frames from the guest out of the switch, from now on. They are dropped where the target is closed. */
-  setLane({ mode, target, ownMac, peerMac, burst = 0, frameBytes = 0, first = 0 }: Lane): void {
+  setLane(lane: Lane): void {
+    const { source, destination, sourcePort, destinationPort } = lane.addresses ?? benchmarkAddresses;
     const row = writeStruct("Lane", {
-      mode: ForwardMode[mode],
-      target: target.number,
-      own_mac: BigInt(ownMac),
-      peer_mac: BigInt(peerMac),
-      burst,
-      frame_bytes: frameBytes,
-      first,
+      mode: ForwardMode[lane.mode],
+      target: lane.target.number,
+      own_mac: BigInt(lane.ownMac),
+      peer_mac: BigInt(lane.peerMac),
+      burst: lane.burst ?? 0,
+      frame_bytes: lane.frameBytes ?? 0,
+      first: lane.first ?? 0,
+      flows: lane.flows ?? 0,
+      source,
+      destination,
+      source_port: sourcePort,
+      destination_port: destinationPort,
     });
     check(`set lane of port ${this.number}`, library().port_set_lane(...this.#place(), row));
   }

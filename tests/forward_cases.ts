@@ -88,3 +88,23 @@ export const cases: readonly ModeCase[] = [
   },
   { mode: "icmpecho", sent: ipv4("11", udp) },
 ];
+
+/** A frame of ours for the guest of a port, its UDP datagram of zeros. */
+export function ours(port: number, length: number, addresses: string, ports: string): Uint8Array<ArrayBuffer> {
+  const head = `02 00 00 00 00 0${port} 56 48 4f 53 54 0${port} 08 00 45 00 00 00 00 00 00 00 40 11 00 00`;
+  const frame = joined(bytes(`${head} ${addresses} ${ports} 00 00 00 00`), new Uint8Array(length - 42));
+  const view = new DataView(frame.buffer);
+  view.setUint16(16, length - 14);
+  view.setUint16(38, length - 34);
+  view.setUint16(24, 0xffff - sumOf(frame.subarray(14, 34)));
+  return frame;
+}
+
+/** Addresses and ports of txonly's frames. */
+export const benchmark = ["c6 12 00 01 c6 12 00 02", "00 09 00 09"] as const;
+
+/** The same of flowgen's, by their number. */
+export function flow(number: number): readonly [addresses: string, ports: string] {
+  const last = (number % 1024).toString(16).padStart(4, "0");
+  return [`0a fe 00 00 0a fd ${last.slice(0, 2)} ${last.slice(2)}`, "03 e8 03 e9"];
+}

@@ -4,10 +4,10 @@ import assert from "node:assert/strict";
 import { Console, type Forwarder } from "../cli/console.ts";
 import type { PortSample } from "../mod.ts";
 import type { LanePlan } from "../cli/serve_options.ts";
-import { makeOffer, type VringStats } from "../mod.ts";
+import { benchmarkAddresses, makeOffer, type VringStats } from "../mod.ts";
 import { emptyStruct, readStruct } from "../ffi/struct.ts";
 
-const config = { mode: "io", burst: 32, frameBytes: 64 } as const;
+const config = { mode: "io", burst: 32, frameBytes: 64, addresses: benchmarkAddresses, flows: 1 } as const;
 
 /** Two ports of two queues whose counters are what a test says. */
 class Ports implements Forwarder {
@@ -179,6 +179,15 @@ Deno.test("other words are not found, nothing is nothing, and quit ends it", () 
   assert.deepEqual(console.execute(""), []);
   assert.deepEqual(console.execute("# a comment"), []);
   assert.deepEqual(console.execute("nosuchcmd"), ["Command not found: nosuchcmd: see help"]);
+  for (
+    const [line, reason] of [
+      ["set nbcore 2", "give --nb-cores and --cpus when it begins"],
+      ["port config mtu 0 9000", "an MTU is the guest's to set"],
+      ["port config all rxq 2", "there is no NIC behind these ports"],
+      ["tso set 800 0", "a guest has the offloads that it negotiated"],
+    ]
+  ) assert.deepEqual(console.execute(line!), [`Not here: ${line}: ${reason}: see help`]);
+  assert.deepEqual(console.execute("set nosuch 2"), ["Bad arguments: see help"]);
   assert.deepEqual(console.execute("show port"), ["Bad arguments: see help"]);
   assert.equal(console.over, false);
   assert.deepEqual(console.execute("quit"), ["Bye..."]);

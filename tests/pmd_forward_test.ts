@@ -2,8 +2,7 @@
 
 import assert from "node:assert/strict";
 import { resolve } from "node:path";
-import { bytes, cases, ipv4, sumOf, udp } from "./forward_cases.ts";
-import { joined } from "./hostile_bytes.ts";
+import { benchmark, cases, flow, ipv4, ours, udp } from "./forward_cases.ts";
 import { Guest } from "./hostile_guest.ts";
 import { patiently } from "./hostile_patience.ts";
 import { Program } from "./real/process.ts";
@@ -60,19 +59,6 @@ for (const format of ["split", "packed"] as const) {
   }
 }
 
-/** A frame of ours for the guest of a port, its UDP datagram of zeros. */
-function ours(port: number, length: number, addresses: string, ports: string): Uint8Array<ArrayBuffer> {
-  const head = `02 00 00 00 00 0${port} 56 48 4f 53 54 0${port} 08 00 45 00 00 00 00 00 00 00 40 11 00 00`;
-  const frame = joined(bytes(`${head} ${addresses} ${ports} 00 00 00 00`), new Uint8Array(length - 42));
-  const view = new DataView(frame.buffer);
-  view.setUint16(16, length - 14);
-  view.setUint16(38, length - 34);
-  view.setUint16(24, 0xffff - sumOf(frame.subarray(14, 34)));
-  return frame;
-}
-
-const benchmark = ["c6 12 00 01 c6 12 00 02", "00 09 00 09"] as const;
-
 for (const format of ["split", "packed"] as const) {
   Deno.test(`pmd-forward, ${format}, txonly: frames of ours fill every guest, and its own stay with it`, async () => {
     await withGuests("txonly", format, ([first, second]) => {
@@ -88,6 +74,21 @@ for (const format of ["split", "packed"] as const) {
     }, ["--txpkts", "100"]);
   });
 
+  Deno.test(`pmd-forward, ${format}, txonly: addresses and ports are as wanted, in 1024 flows`, async () => {
+    await withGuests("txonly", format, ([first]) => {
+      const got: Uint8Array<ArrayBuffer>[] = [];
+      patiently("more frames than flows", () => {
+        got.push(...frames(first!));
+        return got.length > 1024 || undefined;
+      });
+      for (const [index, frame] of got.entries()) {
+        const number = (0xff + index % 1024).toString(16).padStart(4, "0");
+        const source = `0a 01 ${number.slice(0, 2)} ${number.slice(2)}`;
+        assert.deepEqual(frame, ours(0, 64, `${source} 0a 02 00 03`, "04 d2 04 d3"));
+      }
+    }, ["--tx-ip", "10.1.0.255,10.2.0.3", "--tx-udp", "1234,1235", "--txonly-multi-flow"]);
+  });
+
   Deno.test(`pmd-forward, ${format}, flowgen: flows follow one another, and the guest's own are taken`, async () => {
     await withGuests("flowgen", format, ([first]) => {
       first!.send(ipv4("11", udp));
@@ -95,9 +96,7 @@ for (const format of ["split", "packed"] as const) {
       const got = frames(first!);
       assert.ok(got.length > 1, `${got.length} frames`);
       for (const [index, frame] of got.entries()) {
-        const number = index % 1024;
-        const flow = `0${(number >> 8).toString(16)} ${(number & 0xff).toString(16).padStart(2, "0")}`;
-        assert.deepEqual(frame, ours(0, 64, `0a fe 00 00 0a fd ${flow}`, "03 e8 03 e9"));
+        assert.deepEqual(frame, ours(0, 64, ...flow(index)));
       }
     });
   });
@@ -296,6 +295,12 @@ const wrong: readonly [args: string, message: RegExp][] = [
   ["--vdev net_tap0,iface=a", /driver not here yet: net_tap0/],
   ["--vdev eth_vhost0,iface=/tmp/a --burst 65", /--burst/],
   ["--vdev eth_vhost0,iface=/tmp/a --txpkts 41", /--txpkts/],
+  ["--forward-mode noisy", /mode not here: noisy: it imitates an application/],
+  ["--vdev eth_vhost0,iface=/tmp/a -- --portlist=0", /option of testpmd's that is not here: --portlist: every port/],
+  ["-a 0000:01:00.0", /option of testpmd's that is not here: --allow: there is no NIC/],
+  ["--tx-ip 10.0.0.1", /cannot use --tx-ip: 10\.0\.0\.1: give two IPv4 addresses/],
+  ["--tx-ip 10.0.0.1,10.0.0.256", /cannot use --tx-ip/],
+  ["--tx-udp 65536", /cannot use --tx-udp: 65536: give one or two ports/],
   ["--vdev eth_vhost0,iface=/tmp/a -- -i --tx-first", /options do not go together: -i, --tx-first: add --auto-start/],
 ];
 

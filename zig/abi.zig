@@ -126,10 +126,17 @@ pub const Lane = extern struct {
     frame_bytes: u32,
     /// So many frames of ours go to each queue of the target, once it has buffers for them.
     first: u32,
+    /// Of `txonly`: so many follow one another, each from the address after the one before; 0: 1.
+    flows: u32,
+    /// Of frames of ours, but those of `flowgen`: IPv4 addresses, and ports of UDP.
+    source: u32,
+    destination: u32,
+    source_port: u16,
+    destination_port: u16,
     padding: u32,
 
     comptime {
-        assertShape(Lane, 40);
+        assertShape(Lane, 56);
     }
 };
 

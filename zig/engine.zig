@@ -156,11 +156,16 @@ pub const Engine = struct {
         var whole = lane;
         if (lane.burst == 0) whole.burst = abi.packets_max;
         if (lane.frame_bytes == 0) whole.frame_bytes = lane_frame_bytes;
+        if (lane.flows == 0) whole.flows = 1;
+        if (whole.flows > generator.flows_max) return error.InvalidArgument;
         if (whole.frame_bytes < generator.frame_bytes_min) return error.InvalidArgument;
         if (whole.frame_bytes > generator.frame_bytes_max) return error.InvalidArgument;
         try engine.hold();
         port.lane = whole;
-        for (port.vrings) |*vring| vring.first = if (port.isFromGuest(vring)) lane.first else 0;
+        for (port.vrings) |*vring| {
+            vring.first = if (port.isFromGuest(vring)) lane.first else 0;
+            vring.flow = 0;
+        }
         engine.release();
     }
 

@@ -12,7 +12,7 @@ const udp_bytes = 8;
 const headers_bytes = spec.ethernet_header_bytes + ip_bytes + udp_bytes;
 pub const frame_bytes_min = headers_bytes;
 pub const frame_bytes_max = spec.ethernet_header_bytes + 65535;
-pub const flows = 1024;
+pub const flows_max = 1024;
 
 const Addresses = struct { source: u32, destination: u32, source_port: u16, destination_port: u16 };
 
@@ -23,9 +23,10 @@ var zeros: [frame_bytes_max]u8 = @splat(0);
 pub fn fill(burst: *burst_file.Burst, lane: *const abi.Lane, count: u32, first_flow: u32) void {
     burst.count = count;
     burst.head_count = 0;
-    for (burst.frames[0..count], burst.fronts[0..count], burst.halves[0..count], 0..) |*frame, *front, *halves, i| {
-        const flow = (first_flow + @as(u32, @intCast(i))) % flows;
-        write(front[0..headers_bytes], lane, addressesOf(lane.mode, flow));
+    var flow = first_flow;
+    for (burst.frames[0..count], burst.fronts[0..count], burst.halves[0..count]) |*frame, *front, *halves| {
+        write(front[0..headers_bytes], lane, addressesOf(lane, flow));
+        flow = following(lane, flow, 1);
         halves[0] = .{ .base = front, .len = headers_bytes };
         halves[1] = .{ .base = &zeros, .len = lane.frame_bytes - headers_bytes };
         frame.* = .{
@@ -38,15 +39,24 @@ pub fn fill(burst: *burst_file.Burst, lane: *const abi.Lane, count: u32, first_f
     }
 }
 
-/// txonly's are of the range for measurements of networks (RFC 2544, C.2.2), and of the discard service.
-fn addressesOf(mode: abi.ForwardMode, flow: u32) Addresses {
-    if (mode == .flowgen) return .{
+/// The flow so many frames after one.
+pub fn following(lane: *const abi.Lane, flow: u32, frames: u32) u32 {
+    return (flow + frames) % if (lane.mode == .flowgen) flows_max else lane.flows;
+}
+
+fn addressesOf(lane: *const abi.Lane, flow: u32) Addresses {
+    if (lane.mode == .flowgen) return .{
         .source = 0x0afe_0000,
         .destination = 0x0afd_0000 + flow,
         .source_port = 1000,
         .destination_port = 1001,
     };
-    return .{ .source = 0xc612_0001, .destination = 0xc612_0002, .source_port = 9, .destination_port = 9 };
+    return .{
+        .source = lane.source +% flow,
+        .destination = lane.destination,
+        .source_port = lane.source_port,
+        .destination_port = lane.destination_port,
+    };
 }
 
 fn write(bytes: *[headers_bytes]u8, lane: *const abi.Lane, addresses: Addresses) void {
@@ -81,18 +91,25 @@ test "a frame is what it says, and flows follow one another" {
     lane.own_mac = 0x0200_0000_00aa;
     lane.peer_mac = 0x0200_0000_00bb;
     lane.frame_bytes = 64;
-    fill(burst, &lane, 2, 0);
-    try std.testing.expectEqual(2, burst.count);
+    lane.flows = 2;
+    lane.source = 0xc612_0001;
+    lane.destination = 0xc612_0002;
+    lane.source_port = 9;
+    lane.destination_port = 10;
+    fill(burst, &lane, 3, 0);
+    try std.testing.expectEqual(3, burst.count);
     const expected = [_]u8{ 2, 0, 0, 0, 0, 0xbb, 2, 0, 0, 0, 0, 0xaa, 8, 0 } ++
         [_]u8{ 0x45, 0, 0, 50, 0, 0, 0, 0, 64, 17, 0xee, 0x93, 198, 18, 0, 1, 198, 18, 0, 2 } ++
-        [_]u8{ 0, 9, 0, 9, 0, 30, 0, 0 };
-    for (burst.frames[0..2]) |*frame| {
+        [_]u8{ 0, 9, 0, 10, 0, 30, 0, 0 };
+    for ([_]usize{ 0, 2 }) |i| {
+        const frame = &burst.frames[i];
         try std.testing.expectEqualSlices(u8, &expected, frame.segments[0].base[0..headers_bytes]);
         try std.testing.expectEqual(64 - headers_bytes, frame.segments[1].len);
     }
+    try std.testing.expectEqual([_]u8{ 198, 18, 0, 2 }, burst.fronts[1][26..30].*);
     lane.mode = .flowgen;
     lane.frame_bytes = headers_bytes;
-    fill(burst, &lane, 2, flows - 1);
+    fill(burst, &lane, 2, flows_max - 1);
     try std.testing.expectEqual(1, burst.frames[0].segments.len);
     try std.testing.expectEqual([_]u8{ 10, 253, 3, 255 }, burst.fronts[0][30..34].*);
     try std.testing.expectEqual([_]u8{ 10, 253, 0, 0 }, burst.fronts[1][30..34].*);

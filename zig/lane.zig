@@ -57,7 +57,7 @@ pub fn send(
     const vring = receiverOf(port, indexOf(input)).?;
     notices.add(vring, queue_burst.deliver(burst, vring, burst_file.firstFrames(count), port.mtu));
     const gone = count - @popCount(burst.left);
-    own.flow = (own.flow + gone) % generator.flows;
+    own.flow = generator.following(lane, own.flow, gone);
     own.first -|= gone;
 }
 
