@@ -62,6 +62,8 @@ export interface TestpmdOptions {
   readonly vhost?: boolean;
   /** Addresses of its frames vary, so that a switch can spread them over queues. */
   readonly many_flows?: boolean;
+  /** Files of packets in pcap's format, to read and to write: one more port, the last. */
+  readonly capture?: { readonly read: string; readonly write: string };
 }
 
 export interface PortCounters {
@@ -222,6 +224,9 @@ function device({ path, queues = 1, queue_size = 256, server, vhost }: TestpmdOp
 function testpmdArguments(options: TestpmdOptions): string[] {
   const { path, queues = 1, queue_size = 256, sockets } = options;
   const devices = sockets.flatMap((socket, port) => ["--vdev", device(options, socket, port)]);
+  if (options.capture) {
+    devices.push("--vdev", `net_pcap0,rx_pcap=${options.capture.read},tx_pcap=${options.capture.write}`);
+  }
   // Each frame's destination is the port that it will arrive at, so that a learning switch need not flood.
   const destinations = sockets.length < 2 ? [] : sockets.map((_, port) => `--eth-peer=${port},${portMac(port ^ 1)}`);
   return [
