@@ -9,12 +9,15 @@ const std = @import("std");
 const abi = @import("abi.zig");
 const chain = @import("chain.zig");
 const copy_file = @import("copy.zig");
+const frame_file = @import("frame.zig");
 const net_header = @import("net_header.zig");
 const spec = @import("spec.zig");
 const vring_entry = @import("vring_entry.zig");
 
 const NetHeader = spec.NetHeader;
+pub const Frame = frame_file.Frame;
 pub const Segment = chain.Segment;
+const ethernet_bytes = frame_file.ethernet_bytes;
 const copy = copy_file.copy;
 const Used = vring_entry.Used;
 const Vring = @import("vring.zig").Vring;
@@ -23,9 +26,6 @@ const Vring = @import("vring.zig").Vring;
 pub const frames_max = abi.packets_max;
 pub const Mask = u64;
 
-/// Bytes of a frame that are fetched to be looked at: destination, source, type, and two more, so
-/// that it is one load.
-const ethernet_bytes = 16;
 /// Room for a private copy of all headers: Ethernet, two tags, IPv6, and TCP with all options.
 pub const front_bytes_max = 128;
 const full_header_bytes = @sizeOf(NetHeader);
@@ -47,35 +47,6 @@ const deliver_steps_max = 2 * chain_bytes_max;
 pub fn firstFrames(count: u32) Mask {
     return if (count == frames_max) ~@as(Mask, 0) else (@as(Mask, 1) << @intCast(count)) - 1;
 }
-
-/// A packet where it lies, in its sender's memory. It may be read until its head is returned.
-pub const Frame = struct {
-    /// Without the virtio-net header.
-    segments: []const Segment,
-    len: u32,
-    /// All of it lies right behind the whole header that its sender wrote.
-    behind_header: bool,
-    /// Checked, and cleared of what means nothing. A vector of 16 bytes is loaded from here.
-    header: NetHeader align(16),
-    /// A private copy: what decides over the frame is never read from the guest twice.
-    ethernet: [ethernet_bytes]u8 align(8),
-
-    pub fn destination(frame: *const Frame) u64 {
-        return std.mem.readInt(u64, frame.ethernet[0..8], .little) & 0xffff_ffff_ffff;
-    }
-
-    pub fn source(frame: *const Frame) u64 {
-        return std.mem.readInt(u64, frame.ethernet[4..12], .little) >> 16;
-    }
-
-    pub fn etherType(frame: *const Frame) u16 {
-        return std.mem.readInt(u16, frame.ethernet[12..14], .big);
-    }
-
-    pub inline fn isMulticast(frame: *const Frame) bool {
-        return frame.ethernet[0] & 1 != 0;
-    }
-};
 
 const Head = struct { id: u16, count: u16 };
 

@@ -39,6 +39,7 @@ test {
     _ = @import("packed_place.zig");
     _ = @import("pmd_burst.zig");
     _ = @import("pump.zig");
+    _ = @import("segment.zig");
     _ = @import("split.zig");
     _ = @import("system_file.zig");
     _ = @import("token_table.zig");

@@ -10,11 +10,22 @@ pub const protocol_icmp = 1;
 pub const protocol_tcp = 6;
 pub const protocol_udp = 17;
 
+/// Extension headers of IPv6 (RFC 8200, 4).
+const extension_hop_by_hop = 0;
+const extension_routing = 43;
+pub const extension_fragment = 44;
+pub const extension_destination = 60;
+
 const ethertype_vlan = 0x8100;
 const ethertype_qinq = 0x88a8;
 
 pub fn isTcpOrUdp(protocol: u8) bool {
     return protocol == protocol_tcp or protocol == protocol_udp;
+}
+
+/// Those that have a length and another header behind them, but the fragment header.
+pub fn isExtension(protocol: u8) bool {
+    return protocol == extension_hop_by_hop or protocol == extension_routing or protocol == extension_destination;
 }
 
 /// What is behind the Ethernet header and up to two tags.

@@ -516,6 +516,14 @@ pub fn nanoseconds() u64 {
     return @as(u64, @intCast(time.sec)) * 1_000_000_000 + @as(u64, @intCast(time.nsec));
 }
 
+/// Not to be guessed.
+pub fn random() u32 {
+    var number: u32 = undefined;
+    // Of so few bytes all come, once the system is up (getrandom(2)).
+    if (std.os.linux.getrandom(std.mem.asBytes(&number), 4, 0) != 4) return @truncate(nanoseconds());
+    return number;
+}
+
 /// CPU time that the calling thread has had.
 pub fn threadNanoseconds() u64 {
     var time: std.c.timespec = undefined;

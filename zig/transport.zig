@@ -2,7 +2,7 @@
 
 const std = @import("std");
 const checksum = @import("checksum.zig");
-const Frame = @import("burst.zig").Frame;
+const Frame = @import("frame.zig").Frame;
 const net_header = @import("net_header.zig");
 const packet_file = @import("packet.zig");
 const spec = @import("spec.zig");
