@@ -169,6 +169,8 @@ export interface GuestCase {
   readonly header?: NetHeader;
   /** What the receiver sees, but for the number of buffers. */
   readonly arrives?: NetHeader;
+  /** Of what the friend sends, what the receiver gets; by default the same. */
+  readonly becomes?: (frame: Uint8Array) => Uint8Array;
   /** Of what the friend sends, without header. */
   readonly lengths?: readonly number[];
   readonly verdict: Verdict;
@@ -345,7 +347,8 @@ class Run {
     this.#expectUsed(used);
     for (const { pieces, frame } of contents) {
       const header = headerOf({ ...this.#case.arrives, buffers: pieces.length }, this.#headerBytes);
-      assert.ok(equals(joined(...pieces), joined(header, frame)), `${frame.length} bytes arrive intact`);
+      const expected = this.#case.becomes?.(frame) ?? frame;
+      assert.ok(equals(joined(...pieces), joined(header, expected)), `${frame.length} bytes arrive intact`);
     }
     check(written);
   }

@@ -5,7 +5,9 @@
  */
 
 import { featureSet } from "../vhost/spec.ts";
+import { sumOf } from "./forward_cases.ts";
 import { attackCases, type GuestCase, hole, room } from "./hostile_attack.ts";
+import { joined } from "./hostile_bytes.ts";
 import type { Case } from "./hostile_case.ts";
 import { commonFeatures } from "./hostile_guest.ts";
 import { flag } from "./hostile_ring.ts";
@@ -173,22 +175,26 @@ const legacyCases: readonly Case[] = [
 const csum = { flags: 1, csumStart: 34, csumOffset: 16 };
 const segments = { ...csum, gsoType: 1, gsoSize: 1448, hdrLen: 54 };
 
-/** What the friend sends asks more of the receiver than it negotiated. */
+/** What the friend sends asks more of the receiver than it negotiated: we do it, if it can be done. */
 const offloadCases: readonly Case[] = [
   ...received({
     name: "a frame whose checksum the guest would have to finish",
     features: commonFeatures & ~featureSet(["GUEST_CSUM", "GUEST_TSO4"]),
     lay: chains([2048]),
     header: csum,
-    verdict: { verdict: "dropped", counted: "needs_offload", returned: 0 },
+    becomes: (frame) => {
+      const sum = sumOf(frame.subarray(34));
+      return joined(frame.subarray(0, 50), Uint8Array.of(~(sum >> 8), ~sum), frame.subarray(52));
+    },
+    verdict: passes,
   }),
   ...received({
-    name: "a frame of segments that the guest does not take",
+    name: "a frame of segments that the guest does not take, and that is no TCP",
     features: commonFeatures & ~featureSet(["GUEST_TSO4"]),
     lay: chains([0x1_0000]),
     header: segments,
     lengths: [9000],
-    verdict: { verdict: "dropped", counted: "needs_offload", returned: 0 },
+    verdict: { verdict: "dropped", counted: "bad_gso", returned: 0 },
   }),
   ...received({
     name: "a frame of segments that the guest takes",

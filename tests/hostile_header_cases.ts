@@ -74,29 +74,36 @@ const hugeCases: readonly Case[] = [
   })
 );
 
+/** Start, and further on: behind a frame of 60 bytes, or in its Ethernet header. */
+const misplaced = [
+  ...[[58, 1], [59, 0], [60, 0], [34, 25], [0xffff, 0], [0xffff, 0xffff]],
+  ...[[0, 58], [13, 0], [0, 59], [0, 0xffff]],
+] as const;
+
 const csumCases: readonly Case[] = [
   ...dropped("bad_header", {
     name: "a checksum where none was negotiated",
     header: { flags: csum, csumStart: 34, csumOffset: 6 },
     features: withoutCsum,
   }),
-  ...([[58, 1], [59, 0], [60, 0], [0, 59], [34, 25], [0xffff, 0], [0, 0xffff], [0xffff, 0xffff]] as const).flatMap(
+  ...misplaced.flatMap(
     ([csumStart, csumOffset]) =>
-      dropped("bad_header", {
+      dropped("bad_csum", {
         name: `a checksum from ${csumStart} on, ${csumOffset} further, of a frame of 60 bytes`,
         header: { flags: csum, csumStart, csumOffset },
       }),
   ),
-  ...([[58, 0], [0, 58], [34, 6]] as const).flatMap(([csumStart, csumOffset]) => {
+  ...([[58, 0], [14, 44], [34, 6]] as const).flatMap(([csumStart, csumOffset]) => {
     const header = { flags: csum, csumStart, csumOffset };
     return passes({ name: `a checksum from ${csumStart} on, ${csumOffset} further`, header }, header);
   }),
 ];
 
 const gsoCases: readonly Case[] = [
-  ...dropped("bad_header", { name: "segments of 0 bytes", header: { gsoType: gso.tcpv4 } }),
+  ...dropped("bad_gso", { name: "segments of 0 bytes", header: { gsoType: gso.tcpv4 } }),
+  ...dropped("bad_gso", { name: "2250 segments", bytes: 12 + 9000, header: { gsoType: gso.tcpv4, gsoSize: 4 } }),
   ...[2, 6, 0x10, 0x20, 0x40, 0x7f].flatMap((gsoType) =>
-    dropped("bad_header", {
+    dropped("bad_gso", {
       name: `segmentation of type ${gsoType}`,
       header: { gsoType, gsoSize: 1000 },
       features: everyOffload,
@@ -110,7 +117,7 @@ const gsoCases: readonly Case[] = [
       header: { gsoType, gsoSize: 1000 },
     })
   ),
-  ...dropped("bad_header", {
+  ...dropped("bad_gso", {
     name: "congestion notification of nothing",
     header: { gsoType: gso.ecn, gsoSize: 1000 },
     features: everyOffload,
@@ -132,9 +139,10 @@ const oddCases: readonly Case[] = [
   ...passes({ name: "places of a checksum, but no flag for it", header: { csumStart: 0xffff, csumOffset: 0xffff } }),
   ...passes({ name: "a size of segments without a type", header: { gsoSize: 7, hdrLen: 0xffff } }),
   ...passes(
-    { name: "segments of one byte, headers longer than the frame", header: { ...oneByte, hdrLen: 0xffff } },
+    { name: "segments of one byte, headers as long as the frame", header: { ...oneByte, hdrLen: 60 } },
     { ...oneByte, hdrLen: 60 },
   ),
+  ...dropped("bad_gso", { name: "headers longer than the frame", header: { ...oneByte, hdrLen: 61 } }),
 ];
 
 /** Without VERSION_1 and MRG_RXBUF the header is two bytes shorter (virtio 5.1.6.1). */

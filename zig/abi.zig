@@ -227,7 +227,7 @@ pub const VringStats = extern struct {
     /// fromGuest: chain with a loop, an unmapped range, a wrong direction or too many descriptors.
     /// toGuest: the same in a buffer that the guest offered.
     drop_bad_chain: u64,
-    /// The virtio-net header is missing, cut short or impossible.
+    /// The virtio-net header is missing or cut short, or asks for what its sender did not negotiate.
     drop_bad_header: u64,
     /// Shorter than an Ethernet header.
     drop_runt: u64,
@@ -243,11 +243,20 @@ pub const VringStats = extern struct {
     drop_same_port: u64,
     /// Flooded, and there was no other port.
     drop_no_port: u64,
-    /// Needs an offload (checksum, segmentation) that the receiver did not negotiate.
-    drop_needs_offload: u64,
+    /// The checksum that is left to do would have to be outside the packet.
+    drop_bad_csum: u64,
+    /// The segmentation that is left to do is unknown, or not of such a packet; counted in the receiver's ring where
+    /// that is found out when the packet is cut.
+    drop_bad_gso: u64,
+    /// toGuest: packets that were cut for a receiver which does not take them whole, and what they were cut into, also
+    /// what then found no buffer. In `packets` each of the pieces counts.
+    cut: u64,
+    pieces: u64,
+    /// toGuest: other packets whose checksum was finished for a receiver which does not do it.
+    checksums: u64,
 
     comptime {
-        assertShape(VringStats, 18 * 8);
+        assertShape(VringStats, 22 * 8);
     }
 };
 

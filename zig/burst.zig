@@ -11,6 +11,7 @@ const chain = @import("chain.zig");
 const copy_file = @import("copy.zig");
 const frame_file = @import("frame.zig");
 const net_header = @import("net_header.zig");
+const segment_file = @import("segment.zig");
 const spec = @import("spec.zig");
 const vring_entry = @import("vring_entry.zig");
 
@@ -67,6 +68,9 @@ pub const Burst = struct {
     source: chain.Pool,
     sink: chain.Pool,
     gathered: []Gathered,
+    /// A frame that its receiver does not take as it is, and what is made of it.
+    cut: segment_file.Cut,
+    pieces: segment_file.Pieces,
     /// Descriptors looked at, towards the limits above.
     steps: u32,
     /// Of the last run of frames into a guest, the last ones, which found no buffer.
@@ -89,11 +93,14 @@ pub const Burst = struct {
         burst.sink = .{ .items = try allocator.alloc(Segment, pool_segments) };
         errdefer allocator.free(burst.sink.items);
         burst.gathered = try allocator.alloc(Gathered, abi.vring_size_max);
+        errdefer allocator.free(burst.gathered);
+        burst.pieces.segments = .{ .items = try allocator.alloc(Segment, segment_file.Pieces.segments_max) };
         return burst;
     }
 
     pub fn destroy(burst: *Burst) void {
         const allocator = std.heap.page_allocator;
+        allocator.free(burst.pieces.segments.items);
         allocator.free(burst.gathered);
         allocator.free(burst.sink.items);
         allocator.free(burst.source.items);
@@ -164,8 +171,8 @@ pub const Burst = struct {
         if (net_header.isPlain(header)) {
             frame.header = net_header.plain;
         } else {
-            frame.header = net_header.checked(header, frame.len, vring.config.features) catch {
-                vring.stats.drop_bad_header += 1;
+            frame.header = net_header.checked(header, frame.len, vring.config.features) catch |reason| {
+                dropOfHeader(&vring.stats, reason).* += 1;
                 return;
             };
         }
@@ -258,52 +265,22 @@ pub const Burst = struct {
 
     fn deliverTo(burst: *Burst, vring: *Vring, ring: anytype, comptime mergeable: bool, mask: Mask, mtu: u32) Used {
         @setRuntimeSafety(false);
-        const short = vring.header_bytes == full_header_bytes;
         const plain_bytes_max = if (mtu == 0) std.math.maxInt(u32) else mtu + plain_overhead_bytes;
         var counts: Counts = .{};
         var targets: Targets = .{};
         var left = mask;
         while (left != 0) {
             const frame = &burst.frames[@ctz(left)];
-            if (!net_header.isPlain(frame.header)) {
-                if (!net_header.accepts(vring.config.features, frame.header, frame.etherType())) {
-                    vring.stats.drop_needs_offload += 1;
-                    left &= left - 1;
-                    continue;
-                }
-            }
-            if (frame.len > plain_bytes_max and frame.header.gso_type == NetHeader.gso_none) {
-                vring.stats.drop_too_big += 1;
-                left &= left - 1;
-                continue;
-            }
-            const entry = (ring.next() catch |reason| {
-                vring.breakBy(reason);
-                break;
-            }) orelse break;
-            const need = full_header_bytes + frame.len;
-            const flags = entry.flags & (spec.desc_next | spec.desc_indirect | spec.desc_write);
-            if (short and flags == spec.desc_write and entry.len >= need) {
-                if (vring.memory.translate(entry.addr, need, &vring.hint)) |base| {
-                    ring.take(1);
-                    ring.complete(entry.id, need, 1);
-                    targets.add(base, frame, need);
-                    counts.add(frame);
-                    left &= left - 1;
-                    continue;
-                }
-            }
-            if (targets.count > 0) {
-                // What lies in the guest's memory now may lie in its ring: look at the entry again.
-                targets.fill();
-                continue;
-            }
-            if (burst.steps >= deliver_steps_max) break;
-            const gone = burst.scatter(vring, ring, mergeable, frame) catch |reason| {
+            const suits = net_header.isPlain(frame.header) or
+                net_header.accepts(vring.config.features, frame.header, frame.etherType());
+            const placed = (if (suits)
+                burst.place(vring, ring, mergeable, frame, plain_bytes_max, &targets, &counts)
+            else
+                burst.placePieces(vring, ring, mergeable, frame, plain_bytes_max, &targets, &counts)) catch |reason| {
                 vring.breakBy(reason);
                 break;
             };
-            if (gone) counts.add(frame);
+            if (!placed) break;
             left &= left - 1;
         }
         targets.fill();
@@ -312,6 +289,79 @@ pub const Burst = struct {
         burst.left = left;
         counts.commit(&vring.stats);
         return ring.flush();
+    }
+
+    /// One frame into a guest, unless it has to be dropped. False: there is no buffer.
+    inline fn place(
+        burst: *Burst,
+        vring: *Vring,
+        ring: anytype,
+        comptime mergeable: bool,
+        frame: *const Frame,
+        plain_bytes_max: u32,
+        targets: *Targets,
+        counts: *Counts,
+    ) vring_entry.Broken!bool {
+        @setRuntimeSafety(false);
+        if (frame.len > plain_bytes_max and frame.header.gso_type == NetHeader.gso_none) {
+            vring.stats.drop_too_big += 1;
+            return true;
+        }
+        while (true) {
+            const entry = try ring.next() orelse return false;
+            const need = full_header_bytes + frame.len;
+            const flags = entry.flags & (spec.desc_next | spec.desc_indirect | spec.desc_write);
+            const short = vring.header_bytes == full_header_bytes;
+            if (short and flags == spec.desc_write and entry.len >= need) {
+                if (vring.memory.translate(entry.addr, need, &vring.hint)) |base| {
+                    ring.take(1);
+                    ring.complete(entry.id, need, 1);
+                    targets.add(base, frame, need);
+                    counts.add(frame);
+                    return true;
+                }
+            }
+            if (targets.count == 0) break;
+            // What lies in the guest's memory now may lie in its ring: look at the entry again.
+            targets.fill();
+        }
+        if (burst.steps >= deliver_steps_max) return false;
+        if (try burst.scatter(vring, ring, mergeable, frame)) counts.add(frame);
+        return true;
+    }
+
+    /// The same for a frame that its receiver does not take as it is: what we make of it. False: there is no buffer for
+    /// the first piece; pieces behind that which find none are dropped.
+    noinline fn placePieces(
+        burst: *Burst,
+        vring: *Vring,
+        ring: anytype,
+        comptime mergeable: bool,
+        frame: *const Frame,
+        plain_bytes_max: u32,
+        targets: *Targets,
+        counts: *Counts,
+    ) vring_entry.Broken!bool {
+        targets.fill();
+        burst.cut.init(frame, spec.has(vring.config.features, spec.Feature.guest_csum)) catch {
+            vring.stats.drop_bad_gso += 1;
+            return true;
+        };
+        const total = burst.cut.pieceCount();
+        var done: u32 = 0;
+        pieces: while (done < total) {
+            burst.cut.next(&burst.pieces);
+            defer targets.fill();
+            for (burst.pieces.frames[0..burst.pieces.count]) |*piece| {
+                const placed = try burst.place(vring, ring, mergeable, piece, plain_bytes_max, targets, counts);
+                if (!placed) break :pieces;
+                done += 1;
+            }
+        }
+        if (done == 0) return false;
+        vring.stats.drop_no_buffer += total - done;
+        countPieces(&vring.stats, &burst.cut);
+        return true;
     }
 
     /// The general way into a guest: over as many descriptors as it takes, and, when mergeable, as
@@ -478,6 +528,24 @@ fn walkOf(vring: *Vring, pool: *chain.Pool, direction: chain.Direction, room: u6
     };
 }
 
+pub fn countPieces(stats: *abi.VringStats, cut: *const segment_file.Cut) void {
+    if (cut.isWhole()) {
+        stats.checksums += @intFromBool(!cut.partial);
+    } else {
+        stats.cut += 1;
+        stats.pieces += cut.pieceCount();
+    }
+}
+
+/// The counter of why a header is none.
+pub fn dropOfHeader(stats: *abi.VringStats, reason: net_header.Error) *u64 {
+    return switch (reason) {
+        error.BadHeader => &stats.drop_bad_header,
+        error.BadCsum => &stats.drop_bad_csum,
+        error.BadGso => &stats.drop_bad_gso,
+    };
+}
+
 /// Makes a frame of a chain that was read, or names the counter of why not.
 fn dropOf(vring: *Vring, frame: *Frame, walk: *chain.Walk, mark: u32, whole: bool) ?*u64 {
     const stats = &vring.stats;
@@ -491,7 +559,8 @@ fn dropOf(vring: *Vring, frame: *Frame, walk: *chain.Walk, mark: u32, whole: boo
     if (len > net_header.frame_bytes_max) return &stats.drop_too_big;
     frame.len = @intCast(len);
     frame.behind_header = false;
-    frame.header = net_header.checked(header, frame.len, vring.config.features) catch return &stats.drop_bad_header;
+    frame.header = net_header.checked(header, frame.len, vring.config.features) catch |reason|
+        return dropOfHeader(stats, reason);
     frame.segments = walk.pool.behind(mark, vring.header_bytes);
     cursor = .{ .segments = frame.segments };
     frame.ethernet = @splat(0);

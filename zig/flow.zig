@@ -3,7 +3,7 @@
 
 const std = @import("std");
 const chain = @import("chain.zig");
-const Frame = @import("burst.zig").Frame;
+const Frame = @import("frame.zig").Frame;
 const net_header = @import("net_header.zig");
 const packet = @import("packet.zig");
 const spec = @import("spec.zig");

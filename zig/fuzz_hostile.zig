@@ -294,8 +294,8 @@ const Hostile = struct {
         var header = net_header.plain;
         @memcpy(std.mem.asBytes(&header)[0..header_bytes], bytes[0..header_bytes]);
         const frame = bytes[header_bytes..];
-        header = net_header.checked(header, @intCast(frame.len), side.model.config.features) catch
-            return drop(&stats.drop_bad_header);
+        header = net_header.checked(header, @intCast(frame.len), side.model.config.features) catch |reason|
+            return drop(burst_file.dropOfHeader(stats, reason));
         return .{ .header = header, .bytes = frame };
     }
 
@@ -340,7 +340,8 @@ const Hostile = struct {
         bytes[0..6].* = random.pick([6]u8, &destinations);
         bytes[6..12].* = fuzz_packet.mac(number);
         bytes[12..14].* = if (random.once(2)) .{ 0x08, 0x00 } else .{ 0x86, 0xdd };
-        return .{ .header = fuzz_packet.header(random, len), .bytes = bytes };
+        if (!random.once(4)) return .{ .header = fuzz_packet.header(random, len), .bytes = bytes };
+        return .{ .header = fuzz_packet.makeReal(random, random.below(fuzz_packet.real_kinds), bytes), .bytes = bytes };
     }
 
     fn checkedPackets(packets: []const Packet, into: []Packet, features: u64) []const Packet {
@@ -367,16 +368,17 @@ const Hostile = struct {
             return;
         }
         for (packets, 0..) |packet, i| {
-            if (!packet.suits(side.model.config.features)) {
-                stats.drop_needs_offload += 1;
+            const parts = packet.partsFor(side.model.config.features, self.arena.allocator()) orelse {
+                self.fillWaiting();
+                stats.drop_bad_gso += 1;
                 continue;
-            }
-            const plain = packet.header.gso_type == spec.NetHeader.gso_none;
-            if (plain and self.port.mtu != 0 and packet.bytes.len > self.port.mtu + 18) {
-                stats.drop_too_big += 1;
-                continue;
-            }
-            const more = self.put(packet) catch {
+            };
+            // What was made of a frame is written before others are looked at.
+            const is_cut = parts[0].bytes.ptr != packet.bytes.ptr;
+            if (is_cut) self.fillWaiting();
+            const result = self.putParts(parts);
+            if (is_cut) self.fillWaiting();
+            const more = result catch {
                 stats.drop_link_down += packets.len - i;
                 break;
             };
@@ -386,6 +388,23 @@ const Hostile = struct {
         }
         self.fillWaiting();
         _ = side.model.flush();
+    }
+
+    /// False: the ring is empty, and nothing was put there.
+    fn putParts(self: *Hostile, parts: []const Packet) fuzz_model.Broken!bool {
+        const stats = &self.to_guest.stats;
+        for (parts, 0..) |part, done| {
+            const plain = part.header.gso_type == spec.NetHeader.gso_none;
+            if (plain and self.port.mtu != 0 and part.bytes.len > self.port.mtu + 18) {
+                stats.drop_too_big += 1;
+                continue;
+            }
+            if (try self.put(part)) continue;
+            if (done == 0) return false;
+            stats.drop_no_buffer += parts.len - done;
+            break;
+        }
+        return true;
     }
 
     /// False: the ring is empty.

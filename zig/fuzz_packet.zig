@@ -1,8 +1,11 @@
 //! Frames of fuzzers with their headers, as one side sends them and the other has to get them.
 
 const std = @import("std");
+const chain = @import("chain.zig");
+const Frame = @import("frame.zig").Frame;
 const net_header = @import("net_header.zig");
 const Random = @import("fuzz_run.zig").Random;
+const segment = @import("segment.zig");
 const spec = @import("spec.zig");
 
 const NetHeader = spec.NetHeader;
@@ -24,9 +27,39 @@ pub const Packet = struct {
         return std.mem.readInt(u16, packet.bytes[12..14], .big);
     }
 
-    /// Whether a receiver with these features has to get it.
-    pub fn suits(packet: Packet, features: u64) bool {
-        return net_header.accepts(features, packet.header, packet.etherType());
+    /// What a receiver with these features has to get of it: the packet itself, or pieces, which are allocated; null:
+    /// nothing, its header is not that of such a packet. What pieces look like is for tests of their own.
+    pub fn partsFor(packet: Packet, features: u64, arena: std.mem.Allocator) ?[]const Packet {
+        if (net_header.isPlain(packet.header) or net_header.accepts(features, packet.header, packet.etherType())) {
+            return arena.dupe(Packet, &.{packet}) catch unreachable;
+        }
+        var frame: Frame = .{
+            .segments = &.{.{ .base = @constCast(packet.bytes.ptr), .len = @intCast(packet.bytes.len) }},
+            .len = @intCast(packet.bytes.len),
+            .behind_header = false,
+            .header = packet.header,
+            .ethernet = @splat(0),
+        };
+        const seen = @min(packet.bytes.len, frame.ethernet.len);
+        @memcpy(frame.ethernet[0..seen], packet.bytes[0..seen]);
+        const cut = arena.create(segment.Cut) catch unreachable;
+        cut.init(&frame, spec.has(features, spec.Feature.guest_csum)) catch return null;
+        const pieces = arena.create(segment.Pieces) catch unreachable;
+        const room = arena.alloc(chain.Segment, segment.Pieces.segments_max) catch unreachable;
+        pieces.segments = .{ .items = room };
+        const parts = arena.alloc(Packet, cut.pieceCount()) catch unreachable;
+        var done: usize = 0;
+        while (done < parts.len) {
+            cut.next(pieces);
+            for (pieces.frames[0..pieces.count]) |piece| {
+                const bytes = arena.alloc(u8, piece.len) catch unreachable;
+                var cursor: chain.Cursor = .{ .segments = piece.segments };
+                std.debug.assert(cursor.read(bytes) == bytes.len);
+                parts[done] = .{ .header = piece.header, .bytes = bytes };
+                done += 1;
+            }
+        }
+        return parts;
     }
 };
 
@@ -66,6 +99,37 @@ pub fn header(random: *Random, len: u32) NetHeader {
         made.gso_size = if (random.once(8)) 0 else @truncate(random.next());
         made.hdr_len = @truncate(random.next());
     }
+    return made;
+}
+
+/// Packets that there really are: so many kinds, whose every packet has the same addresses and ports.
+pub const real_kinds = 5;
+pub const real_bytes_min = 14 + 40 + 20 + 1;
+pub const real_bytes_max = 65535;
+
+/// Makes one behind the addresses of a frame, if its length is right, to be cut into few pieces; returns its header.
+pub fn makeReal(random: *Random, kind: u32, bytes: []u8) NetHeader {
+    if (bytes.len < real_bytes_min or bytes.len > real_bytes_max) return net_header.plain;
+    const is_ipv6 = kind % 2 == 1;
+    const is_tcp = kind < 2;
+    const at: u16 = 14 + if (is_ipv6) @as(u16, 40) else 20;
+    @memset(bytes[14 .. at + @as(u16, if (is_tcp) 20 else 8)], @intCast(kind));
+    bytes[12..14].* = if (is_ipv6) .{ 0x86, 0xdd } else .{ 0x08, 0x00 };
+    bytes[14] = if (is_ipv6) 0x60 else 0x45;
+    bytes[@as(usize, if (is_ipv6) 20 else 23)] = if (is_tcp) 6 else 17;
+    bytes[20..22].* = .{ if (is_ipv6) bytes[20] else 0, if (is_ipv6) bytes[21] else 0 };
+    bytes[at + 12] = if (is_tcp) 0x50 else bytes[at + 12];
+    if (!is_tcp) std.mem.writeInt(u16, bytes[at + 4 ..][0..2], @intCast(bytes.len - at), .big);
+    const kinds = [real_kinds]u8{
+        NetHeader.gso_tcpv4,  NetHeader.gso_tcpv6, NetHeader.gso_udp_l4,
+        NetHeader.gso_udp_l4, NetHeader.gso_udp,
+    };
+    var made = net_header.plain;
+    made.flags = NetHeader.needs_csum;
+    made.csum_start = at;
+    made.csum_offset = if (is_tcp) 16 else 6;
+    made.gso_type = kinds[kind];
+    made.gso_size = @intCast(random.between(@intCast(bytes.len / 4 + 8), @intCast(bytes.len)));
     return made;
 }
 

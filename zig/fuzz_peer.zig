@@ -200,14 +200,16 @@ pub const Peer = struct {
     /// These have to arrive, in this order if `in_order`, unless an offload is in the way.
     pub fn foresee(peer: *Peer, packets: []const Packet, in_order: bool) void {
         for (packets) |packet| {
-            if (!packet.suits(peer.features)) {
-                peer.stats.drop_needs_offload += 1;
+            const parts = packet.partsFor(peer.features, peer.arena.allocator()) orelse {
+                peer.stats.drop_bad_gso += 1;
                 continue;
+            };
+            for (parts) |part| {
+                countPacket(&peer.stats, part);
+                const copy = peer.arena.allocator().dupe(u8, part.bytes) catch unreachable;
+                const kept: Packet = .{ .header = part.header, .bytes = copy };
+                peer.foreseen.append(allocator, .{ .packet = kept, .in_order = in_order }) catch unreachable;
             }
-            countPacket(&peer.stats, packet);
-            const copy = peer.arena.allocator().dupe(u8, packet.bytes) catch unreachable;
-            const kept: Packet = .{ .header = packet.header, .bytes = copy };
-            peer.foreseen.append(allocator, .{ .packet = kept, .in_order = in_order }) catch unreachable;
         }
     }
 

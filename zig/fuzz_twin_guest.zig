@@ -499,7 +499,7 @@ pub fn TwinGuest(comptime Driver: type) type {
             const stats = self.port.sum(0);
             const wrong = stats.drop_bad_chain + stats.drop_link_down;
             self.run.expectEqual(@as(u64, 0), wrong, "frames dropped for no reason");
-            const drops = stats.drop_no_buffer + stats.drop_too_big + stats.drop_needs_offload;
+            const drops = stats.drop_no_buffer + stats.drop_too_big + stats.drop_bad_gso;
             defer self.drops = drops;
             return drops - self.drops;
         }

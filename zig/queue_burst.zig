@@ -55,13 +55,12 @@ pub fn deliver(burst: *Burst, vring: *Vring, mask: Mask, mtu: u32) Used {
     var left = mask;
     while (left != 0) : (left &= left - 1) {
         const frame = &burst.frames[@ctz(left)];
-        if (obstacle(vring, queue, frame, mtu)) |drop| {
-            drop.* += 1;
-            continue;
-        }
-        const token = queue.free() orelse break;
-        writeFrame(queue, token, frame);
-        counts.add(frame);
+        const suits = if (net_header.checked(frame.header, frame.len, queue.features)) |_| true else |_| false;
+        const placed = if (suits)
+            place(vring, queue, frame, mtu, &counts)
+        else
+            placePieces(burst, vring, queue, frame, mtu, &counts);
+        if (!placed) break;
     }
     vring.stats.drop_no_buffer += @popCount(left);
     burst.left = left;
@@ -107,7 +106,8 @@ fn addFrame(burst: *Burst, vring: *Vring, segments: []burst_file.Segment, total:
         .segments = segments,
         .len = total,
         .behind_header = false,
-        .header = net_header.checked(header, total, every_feature) catch return &vring.stats.drop_bad_header,
+        .header = net_header.checked(header, total, every_feature) catch |reason|
+            return burst_file.dropOfHeader(&vring.stats, reason),
         .ethernet = @splat(0),
     };
     var cursor: @import("chain.zig").Cursor = .{ .segments = segments };
@@ -117,14 +117,47 @@ fn addFrame(burst: *Burst, vring: *Vring, segments: []burst_file.Segment, total:
     return null;
 }
 
-/// The counter of why a frame cannot go to this back end, if it cannot.
-fn obstacle(vring: *Vring, queue: *DriverQueue, frame: *const Frame, mtu: u32) ?*u64 {
+/// One frame to a back end, unless it has to be dropped. False: there is no buffer.
+fn place(vring: *Vring, queue: *DriverQueue, frame: *const Frame, mtu: u32, counts: *burst_file.Counts) bool {
     const is_whole = frame.header.gso_type == NetHeader.gso_none;
-    if (mtu != 0 and is_whole and frame.len > mtu + burst_file.plain_overhead_bytes) return &vring.stats.drop_too_big;
-    if (frame.len > queue.capacity()) return &vring.stats.drop_too_big;
-    if (net_header.isPlain(frame.header)) return null;
-    _ = net_header.checked(frame.header, frame.len, queue.features) catch return &vring.stats.drop_needs_offload;
-    return null;
+    const too_long = mtu != 0 and is_whole and frame.len > mtu + burst_file.plain_overhead_bytes;
+    if (too_long or frame.len > queue.capacity()) {
+        vring.stats.drop_too_big += 1;
+        return true;
+    }
+    const token = queue.free() orelse return false;
+    writeFrame(queue, token, frame);
+    counts.add(frame);
+    return true;
+}
+
+/// The same for a frame that the back end does not take as it is: what we make of it. False: there is no buffer for the
+/// first piece; pieces behind that which find none are dropped.
+fn placePieces(
+    burst: *Burst,
+    vring: *Vring,
+    queue: *DriverQueue,
+    frame: *const Frame,
+    mtu: u32,
+    counts: *burst_file.Counts,
+) bool {
+    burst.cut.init(frame, spec.has(queue.features, spec.Feature.csum)) catch {
+        vring.stats.drop_bad_gso += 1;
+        return true;
+    };
+    const total = burst.cut.pieceCount();
+    var done: u32 = 0;
+    pieces: while (done < total) {
+        burst.cut.next(&burst.pieces);
+        for (burst.pieces.frames[0..burst.pieces.count]) |*piece| {
+            if (!place(vring, queue, piece, mtu, counts)) break :pieces;
+            done += 1;
+        }
+    }
+    if (done == 0) return false;
+    vring.stats.drop_no_buffer += total - done;
+    burst_file.countPieces(&vring.stats, &burst.cut);
+    return true;
 }
 
 fn writeFrame(queue: *DriverQueue, token: u32, frame: *const Frame) void {

@@ -55,7 +55,6 @@ const Kind = enum {
 pub const Cut = struct {
     frame: *const Frame,
     kind: Kind,
-    /// The receiver finishes checksums (GUEST_CSUM).
     partial: bool,
     /// All headers that go in front of each piece, as they were.
     head: [head_bytes_max]u8,
@@ -75,10 +74,10 @@ pub const Cut = struct {
     done: u32,
     rest: chain.Cursor,
 
-    /// Of a frame whose header was checked. `receiver` has the features of whom it goes to.
-    pub fn init(cut: *Cut, frame: *const Frame, receiver: u64) Error!void {
+    /// Of a frame whose header was checked. `partial`: the receiver finishes checksums.
+    pub fn init(cut: *Cut, frame: *const Frame, partial: bool) Error!void {
         cut.frame = frame;
-        cut.partial = spec.has(receiver, spec.Feature.guest_csum);
+        cut.partial = partial;
         cut.rest = .{ .segments = frame.segments };
         cut.kind = .whole;
         cut.done = 0;
@@ -173,6 +172,11 @@ pub const Cut = struct {
             sum.add(bytes);
         }
         return nonZero(sum.finish());
+    }
+
+    /// Nothing is cut.
+    pub fn isWhole(cut: *const Cut) bool {
+        return cut.kind == .whole;
     }
 
     /// How many pieces there will be, those done included.
@@ -425,8 +429,8 @@ const Bench = struct {
         return bench.parts.len;
     }
 
-    fn start(bench: *Bench, receiver: u64) !void {
-        try bench.cut.init(&bench.frame, receiver);
+    fn start(bench: *Bench, partial: bool) !void {
+        try bench.cut.init(&bench.frame, partial);
         bench.cut.next(&bench.pieces);
     }
 
@@ -464,7 +468,8 @@ const ports_and_numbers = [_]u8{ 0x03, 0xe8, 0x07, 0xd0, 0xff, 0xff, 0xff, 0x00,
 
 fn ip4(protocol: u8, len: u16, flags: u8) [22]u8 {
     const total = [_]u8{ @truncate(len >> 8), @truncate(len) };
-    return [_]u8{ 8, 0, 0x45, 0 } ++ total ++ [_]u8{ 0x12, 0x34, flags, 0, 64, protocol, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2 };
+    const rest = [_]u8{ 0x12, 0x34, flags, 0, 64, protocol, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2 };
+    return [_]u8{ 8, 0, 0x45, 0 } ++ total ++ rest;
 }
 
 fn ip6(protocol: u8, len: u16) [42]u8 {
@@ -498,7 +503,7 @@ test "TCP is cut as Linux cuts it: identifications, sequence numbers, flags, che
     for (0..20) |_| {
         const bench: *Bench = try .create(&head, 38, NetHeader.gso_tcpv4, 1000, random.random());
         defer bench.destroy();
-        try bench.start(0);
+        try bench.start(false);
         try bench.expect(&.{ 1058, 1058, 1058, 558 }, &.{ 20, 22, 28, 42, 44, 50, 54 }, &.{
             &.{ 0x0410, 0x1234, 0x10b2, 0xffff, 0xff00, 0x5010, 0x2f07 },
             &.{ 0x0410, 0x1235, 0x10b1, 0x0000, 0x02e8, 0x5010, 0xa79e },
@@ -509,7 +514,7 @@ test "TCP is cut as Linux cuts it: identifications, sequence numbers, flags, che
     const head6 = macs ++ ip6(6, 20 + Bench.payload_bytes) ++ tcp(true, 0xff);
     const bench: *Bench = try .create(&head6, 54, NetHeader.gso_tcpv6, 1000, random.random());
     defer bench.destroy();
-    try bench.start(0);
+    try bench.start(false);
     try bench.expect(&.{ 1074, 1074, 1074, 574 }, &.{ 18, 60, 66, 70 }, &.{
         &.{ 0x03fc, 0xff00, 0x50f6, 0x481f },
         &.{ 0x03fc, 0x02e8, 0x5076, 0xc136 },
@@ -523,7 +528,7 @@ test "a datagram becomes several, or fragments of itself" {
     const head = macs ++ ip4(17, 28 + Bench.payload_bytes, 0x40) ++ udp(false);
     const several: *Bench = try .create(&head, 34, NetHeader.gso_udp_l4, 1000, random.random());
     defer several.destroy();
-    try several.start(0);
+    try several.start(false);
     try several.expect(&.{ 1042, 1042, 1042, 542 }, &.{ 16, 18, 24, 38, 40 }, &.{
         &.{ 0x0404, 0x1234, 0x10b3, 0x03f0, 0xc08f },
         &.{ 0x0404, 0x1235, 0x10b2, 0x03f0, 0x3d0e },
@@ -532,7 +537,7 @@ test "a datagram becomes several, or fragments of itself" {
     });
     const fragments: *Bench = try .create(&head, 34, NetHeader.gso_udp, 1480, random.random());
     defer fragments.destroy();
-    try fragments.start(0);
+    try fragments.start(false);
     try fragments.expect(&.{ 1514, 1514, 582 }, &.{ 16, 18, 20, 24 }, &.{
         &.{ 0x05dc, 0x1234, 0x2000, 0x2edb },
         &.{ 0x05dc, 0x1234, 0x20b9, 0x2e22 },
@@ -541,7 +546,7 @@ test "a datagram becomes several, or fragments of itself" {
     const head6 = macs ++ ip6(17, 8 + Bench.payload_bytes) ++ udp(true);
     const fragments6: *Bench = try .create(&head6, 54, NetHeader.gso_udp, 1448, random.random());
     defer fragments6.destroy();
-    try fragments6.start(0);
+    try fragments6.start(false);
     var into: [4000]u8 = undefined;
     try std.testing.expectEqual(0xb4c6, read16(fragments6.read(0, &into)[68..]));
     try fragments6.expect(&.{ 1510, 1510, 674 }, &.{ 18, 20, 54, 56 }, &.{
@@ -556,7 +561,7 @@ test "who finishes checksums gets them as they are to be finished" {
     const head = macs ++ ip6(6, 20 + Bench.payload_bytes) ++ tcp(true, 0x10);
     const bench: *Bench = try .create(&head, 54, NetHeader.gso_tcpv6, 2000, random.random());
     defer bench.destroy();
-    try bench.start(@as(u64, 1) << spec.Feature.guest_csum);
+    try bench.start(true);
     for (bench.pieces.frames[0..2]) |piece| {
         try std.testing.expectEqual(NetHeader.needs_csum, piece.header.flags);
         try std.testing.expectEqual(54, piece.header.csum_start);
@@ -573,7 +578,7 @@ test "a packet that needs no cut keeps all but its checksum, wherever that is" {
         const gso: u8 = if (size == 0) NetHeader.gso_none else NetHeader.gso_tcpv4;
         const bench: *Bench = try .create(&head, 34, gso, size, random.random());
         defer bench.destroy();
-        try bench.start(0);
+        try bench.start(false);
         var into: [4000]u8 = undefined;
         const bytes = bench.read(0, &into);
         try std.testing.expectEqualSlices(u8, bench.bytes[0..50], bytes[0..50]);
@@ -604,33 +609,33 @@ test "what the header asks for must be what the packet is" {
         defer bench.destroy();
         bench.bytes[each.at] = each.value;
         bench.frame.ethernet = bench.bytes[0..16].*;
-        try std.testing.expectError(error.BadGso, bench.start(0));
+        try std.testing.expectError(error.BadGso, bench.start(false));
     }
     const bench: *Bench = try .create(&head, 34, NetHeader.gso_tcpv4, 1000, random.random());
     defer bench.destroy();
     const good = bench.frame.header;
     for ([_]u8{ NetHeader.gso_tcpv6, NetHeader.gso_udp, NetHeader.gso_udp_l4 }) |gso| {
         bench.frame.header.gso_type = gso;
-        try std.testing.expectError(error.BadGso, bench.start(0));
+        try std.testing.expectError(error.BadGso, bench.start(false));
     }
     bench.frame.header = good;
     bench.frame.header.csum_start = 38;
-    try std.testing.expectError(error.BadGso, bench.start(0));
+    try std.testing.expectError(error.BadGso, bench.start(false));
     bench.frame.header = good;
     bench.frame.header.csum_offset = 6;
-    try std.testing.expectError(error.BadGso, bench.start(0));
+    try std.testing.expectError(error.BadGso, bench.start(false));
     bench.frame.header = good;
     bench.frame.header.flags = 0;
-    try std.testing.expectError(error.BadGso, bench.start(0));
+    try std.testing.expectError(error.BadGso, bench.start(false));
 }
 
 test "extension headers are repeated, and a frame of nothing but headers is refused" {
     var random: std.Random.DefaultPrng = .init(6);
-    const options = [_]u8{ 43, 0, 1, 4, 0, 0, 0, 0 } ++ [_]u8{ 60, 0, 4, 0, 0, 0, 0, 0 } ++ [_]u8{ 6, 0, 1, 4, 0, 0, 0, 0 };
+    const options = [_]u8{ 43, 0, 1, 4, 0, 0, 0, 0, 60, 0, 4, 0, 0, 0, 0, 0, 6, 0, 1, 4, 0, 0, 0, 0 };
     const head = macs ++ ip6(0, options.len + 20 + Bench.payload_bytes) ++ options ++ tcp(true, 0x10);
     const bench: *Bench = try .create(&head, 54 + options.len, NetHeader.gso_tcpv6, 3000, random.random());
     defer bench.destroy();
-    try bench.start(0);
+    try bench.start(false);
     const at = 54 + options.len + 16;
     var sums: [2]u16 = undefined;
     for (&sums, [_]u16{ 3020, 520 }, 0..) |*sum, len, i| {
@@ -646,5 +651,5 @@ test "extension headers are repeated, and a frame of nothing but headers is refu
     }
     try bench.expect(&.{ 3098, 598 }, &.{ 18, at }, &.{ &.{ 3044, sums[0] }, &.{ 544, sums[1] } });
     bench.bytes[55] = 200;
-    try std.testing.expectError(error.BadGso, bench.start(0));
+    try std.testing.expectError(error.BadGso, bench.start(false));
 }
