@@ -81,6 +81,7 @@ export {
   type VringStats,
 } from "./ffi/port.ts";
 export * from "./ffi/pump.ts";
+export * from "./ffi/uplink.ts";
 export * from "./pmd/devargs.ts";
 export * from "./pmd/driver_server.ts";
 export * from "./pmd/eth_dev.ts";

@@ -4,6 +4,7 @@
  * @module
  */
 import {
+  driverNames,
   dropped,
   type PortPlan,
   portRate,
@@ -24,11 +25,12 @@ function linkOf({ state }: PortSample): "up" | "down" {
   return state === "running" ? "up" : "down";
 }
 
-function driverName({ driver }: PortPlan): string {
-  return driver === undefined ? "net_vhost" : "net_virtio_user";
+function driverName({ driver, uplink }: PortPlan): string {
+  return driverNames[uplink?.kind ?? (driver === undefined ? "vhost" : "virtio-user")];
 }
 
-function devargs({ driver, socket, mode, offer: { queuePairs } }: PortPlan): string {
+function devargs({ driver, uplink, socket, mode, offer: { queuePairs } }: PortPlan): string {
+  if (uplink !== undefined) return `iface=${uplink.interface},queues=${queuePairs}`;
   if (driver === undefined) return `iface=${socket},queues=${queuePairs}${mode === "client" ? ",client=1" : ""}`;
   return `path=${socket},queues=${queuePairs}${mode === "server" ? ",server=1" : ""}`;
 }

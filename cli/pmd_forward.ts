@@ -19,6 +19,7 @@ import { Prompt } from "./prompt.ts";
 import type { ServePlan } from "./serve_options.ts";
 import type { ServeReport } from "./serve_report.ts";
 import { runService, surroundings } from "./service.ts";
+import { whither, whitherText } from "./whither.ts";
 import type { SwitchServer } from "./switch_server.ts";
 
 /** The command, for `main.ts`. */
@@ -96,12 +97,12 @@ function announce(report: ServeReport, options: PmdForwardOptions, { ports, lane
     report.note({ event: "needless", options: needless }, `not needed here: ${needless.join(", ")}`);
   }
   report.note({ event: "mode", mode: forwardMode }, `Set ${forwardMode} packet forwarding mode`);
-  ports.forEach(({ name, socket, mode, mac, offer: { queuePairs } }, number) => {
+  ports.forEach((port, number) => {
+    const { name, mac, offer: { queuePairs } } = port;
     const { target } = lanes[number]!;
-    const how = mode === "server" ? "listens on" : "connects to";
     report.note(
-      { event: "port", port: name, socket, mode, mac, queue_pairs: queuePairs, target: ports[target]!.name },
-      `Port ${number}: ${mac} ${name} ${how} ${socket}, queues=${queuePairs}: RX P=${number} -> TX P=${target}`,
+      { event: "port", port: name, ...whither(port), mac, queue_pairs: queuePairs, target: ports[target]!.name },
+      `Port ${number}: ${mac} ${name} ${whitherText(port)}, queues=${queuePairs}: RX P=${number} -> TX P=${target}`,
     );
   });
   report.note({ event: "ready", ports: ports.length }, "ready");

@@ -230,7 +230,7 @@ export function planPmdForward(options: PmdForwardOptions, { workingDirectory, c
   );
   ports.forEach(({ socket }) => checkSocket(socket));
   checkTwice("name", ports.map(({ name }) => name));
-  checkTwice("iface", ports.map(({ socket }) => socket));
+  checkTwice("iface", ports.map(({ socket, uplink }) => uplink?.interface ?? socket));
   const rings = ports.reduce((sum, port) => sum + port.offer.queuePairs, 0);
   const count = options.nbCores ?? Math.max(1, Math.min(cores - 1, rings, 64));
   if (options.cpus !== undefined && options.nbCores !== undefined && options.cpus.length !== count) {

@@ -26,10 +26,10 @@ const keys = ["name", "socket", "mode", "queues", "mac", "mtu", "features"] as c
 const modes: readonly PortMode[] = ["server", "client"];
 
 /** QEMU takes a port's name as an id (its `id_wellformed`). */
-function name(text: string): string {
+export function portName(text: string): string {
   if (/^[A-Za-z][A-Za-z0-9._-]{0,31}$/.test(text)) return text;
   throw new UsageError(
-    `cannot use name= in --port: ${text}: give a letter, then letters, digits, '.', '_' or '-', 32 at most`,
+    `cannot use name=: ${text}: give a letter, then letters, digits, '.', '_' or '-', 32 at most`,
   );
 }
 
@@ -60,7 +60,7 @@ function features(text: string): string[] {
 }
 
 const parsers = {
-  name,
+  name: portName,
   socket: (text: string) => text,
   mode,
   queues: wholeNumber("queues= in --port", 1, 128),
@@ -69,12 +69,12 @@ const parsers = {
   features,
 } satisfies Record<(typeof keys)[number], (text: string) => unknown>;
 
-/** Commas part the settings; one within a value is written twice, as QEMU has it. */
-function settings(text: string): [string, string][] {
+/** Commas part the settings; one within a value is written twice, as QEMU has it. `option` is for the message. */
+export function settings(text: string, option: string): [string, string][] {
   return text.replaceAll(",,", "\0").split(",").map((part) => {
     const [key, ...value] = part.replaceAll("\0", ",").split("=");
     if (key === undefined || value.length === 0 || value.join("=") === "") {
-      throw new UsageError(`cannot read --port: ${text}: give name=..,socket=.. and the like`);
+      throw new UsageError(`cannot read ${option}: ${text}: give KEY=VALUE, several parted by commas`);
     }
     return [key, value.join("=")];
   });
@@ -83,7 +83,7 @@ function settings(text: string): [string, string][] {
 /** Parses one `--port`; throws a `UsageError` that names the setting. */
 export function parsePort(text: string): PortOption {
   const found: Record<string, unknown> = {};
-  for (const [word, value] of settings(text)) {
+  for (const [word, value] of settings(text, "--port")) {
     const key = keys.find((candidate) => candidate === word);
     if (key === undefined) throw new UsageError(`unknown setting in --port: ${word}: ${advice(word, keys)}`);
     if (key === "features" && Array.isArray(found[key])) found[key] = [...found[key], ...features(value)];
@@ -131,8 +131,8 @@ export interface PortDefaults {
   readonly workingDirectory: string;
 }
 
-function planSocket(option: PortOption, portName: string, { directory, workingDirectory }: PortDefaults): string {
-  const socket = option.socket ?? join(directory, `${portName}.sock`);
+function planSocket(option: PortOption, name: string, { directory, workingDirectory }: PortDefaults): string {
+  const socket = option.socket ?? join(directory, `${name}.sock`);
   return isAbsolute(socket) ? normalize(socket) : join(workingDirectory, socket);
 }
 

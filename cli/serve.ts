@@ -9,6 +9,7 @@ import { assumedQemu, findQemu, type Qemu, qemuArguments, qemuMemory, shellLines
 import { planServe, serveCommand, type ServeOptions } from "./serve_options.ts";
 import type { ServeReport } from "./serve_report.ts";
 import { runService, surroundings } from "./service.ts";
+import { whither, whitherText } from "./whither.ts";
 
 /** The command, for `main.ts`. */
 export function command() {
@@ -37,15 +38,14 @@ function announce(report: ServeReport, ports: readonly PortPlan[], qemu: Qemu, l
   const memory = libvirt ? libvirtMemory.map((line) => `  ${line}`) : shellLines(qemuMemory);
   report.note({ event: "memory", qemu: qemuMemory.flat() }, "each guest needs memory that can be shared:", ...memory);
   for (const port of ports) {
-    const { name, socket, mode, mac, offer } = port;
-    const { queuePairs, mtu } = offer;
-    const how = mode === "server" ? "listens on" : "connects to";
+    const { name, mac, offer: { queuePairs, mtu }, uplink } = port;
     const size = queuePairs === 1 ? "1 queue pair" : `${queuePairs} queue pairs`;
-    const attach = qemuArguments(port, qemu);
+    const attach = uplink === undefined ? qemuArguments(port, qemu) : [];
+    const lines = attach.length > 0 && libvirt ? libvirtInterface(port).map((line) => `  ${line}`) : shellLines(attach);
     report.note(
-      { event: "port", port: name, socket, mode, queue_pairs: queuePairs, mac, mtu, qemu: attach.flat() },
-      `${name} ${how} ${socket}, ${size}:`,
-      ...libvirt ? libvirtInterface(port).map((line) => `  ${line}`) : shellLines(attach),
+      { event: "port", port: name, ...whither(port), queue_pairs: queuePairs, mac, mtu, qemu: attach.flat() },
+      `${name} ${whitherText(port)}, ${size}${lines.length > 0 ? ":" : ""}`,
+      ...lines,
     );
   }
   report.note({ event: "ready", ports: ports.length }, "ready");

@@ -7,7 +7,8 @@ import { Command, Option } from "@commander-js/extra-typings";
 import type { Lane, PortPlan } from "../mod.ts";
 import { UsageError } from "./error.ts";
 import { cpuList, idleOption, refuseOptions, seconds, socketModeOption, wholeNumber } from "./option.ts";
-import { collectPort, planPorts, type PortOption } from "./port_option.ts";
+import { checkTwice, collectPort, planPorts, type PortOption } from "./port_option.ts";
+import { collectUplink, planUplinks } from "./uplink_option.ts";
 
 const examples = `
 A port's settings, parted by commas (a comma within a value is written twice):
@@ -18,15 +19,19 @@ A port's settings, parted by commas (a comma within a value is written twice):
   mac=MAC, mtu=BYTES   for the QEMU arguments; frames longer than the MTU are not delivered
   features=-NAME       withholds a feature, such as -EVENT_IDX or -RING_PACKED; several: -MQ-MTU
 
+Uplinks: tap:IF is a tap, made if it is not there; it goes at the end if it was made. Settings, parted by commas:
+  name=NAME, queues=N, mtu=BYTES
+
 Examples:
   vhostctl serve --queues 4
+  vhostctl serve --uplink tap:tap0,queues=2
   vhostctl serve --port name=web,socket=/tmp/web.sock,queues=2 --port name=db,socket=/tmp/db.sock
   vhostctl serve --ports 8 --dir /run/switch --socket-mode 0660 --cpus 2,3 --idle busy
   vhostctl serve --port socket=/tmp/qemu.sock,mode=client --libvirt
   vhostctl serve --json --stats 1 | jq 'select(.event == "stats")'`;
 
 /** What a later version will have. */
-const absent = ["--uplink <interface>", "--state-dir <dir>", "--takeover"];
+const absent = ["--state-dir <dir>", "--takeover"];
 
 function defineOptions() {
   return new Command("serve")
@@ -39,6 +44,10 @@ function defineOptions() {
         .argParser(wholeNumber("--ports", 1, 1024)).conflicts(["port", "socketPath"]),
     )
     .addOption(new Option("--port <settings>", "make one port; may be repeated, see below").argParser(collectPort))
+    .addOption(
+      new Option("--uplink <kind:interface>", "lead to an interface of the host's: tap:IF; may be repeated, see below")
+        .argParser(collectUplink),
+    )
     .option("--dir <dir>", "where sockets go (default: $XDG_RUNTIME_DIR/vhostctl or /run/vhostctl)")
     .addOption(
       new Option("--workers <n>", "native threads (default: cores - 1)").argParser(wholeNumber("--workers", 1, 64)),
@@ -119,7 +128,9 @@ export function planServe(options: ServeOptions, surroundings: Surroundings): Se
   const { runtimeDirectory, workingDirectory } = surroundings;
   const directory = options.dir ?? (runtimeDirectory ? `${runtimeDirectory}/vhostctl` : "/run/vhostctl");
   const wanted = portOptions(options);
-  const ports = planPorts(wanted, { directory, queuePairs: options.queues, workingDirectory });
+  const guests = planPorts(wanted, { directory, queuePairs: options.queues, workingDirectory });
+  const ports = [...guests, ...planUplinks(options.uplink ?? [])];
+  checkTwice("name", ports.map(({ name }) => name));
   return {
     ports,
     directory: wanted.some((port) => port.socket === undefined) ? directory : undefined,

@@ -10,6 +10,7 @@ import {
   type PortEvent,
   type PortService,
   Pump,
+  UplinkError,
   VringError,
   type VringStats,
 } from "../mod.ts";
@@ -23,6 +24,7 @@ const tick_ms = 1000;
 /** A reason of the library's, as commands say it. */
 function commandError(error: unknown): unknown {
   if (!(error instanceof VringError)) return error;
+  if (error instanceof UplinkError && error.lacking) return new HostError(error.message.replace(/^C/, "c"));
   return new CommandError(error.message.replace(/^C/, "c"));
 }
 

@@ -11,6 +11,7 @@ import { ForwardMode, VringBroken, VringFd as VringFdNumber } from "./abi.gen.ts
 import { check, library, VringError } from "./library.ts";
 import { packetAccess, type Packets } from "./packets.ts";
 import { emptyStruct, readStruct, type Struct, writeStruct, writeStructs } from "./struct.ts";
+import type { Uplink } from "./uplink.ts";
 
 /** Counters of one ring, or of all rings of one direction, since the port was opened. */
 export type VringStats = Struct<"VringStats">;
@@ -124,6 +125,15 @@ export class Port implements Dataplane, Disposable {
   drive(guest: Guest): void {
     check(`drive port ${this.number}`, library().port_drive(...this.#place(), guest.handle));
     for (let pair = 0; pair < guest.queuePairs; pair++) this.#kicks.set(2 * pair + 1, guest.vring(2 * pair).call);
+    this.#changed?.(undefined);
+  }
+
+  /**
+   * Makes the port lead to an interface, a queue pair to each of its own: toGuest is then to the interface. All of it is
+   * up at once. Ends with `reset`.
+   */
+  attach(uplink: Uplink): void {
+    check(`attach port ${this.number} to ${uplink.name}`, library().port_attach(...this.#place(), uplink.handle));
     this.#changed?.(undefined);
   }
 

@@ -56,8 +56,29 @@ export interface VirtioUserVdev {
   readonly speed?: number | undefined;
 }
 
+/** `net_tapN`: an interface of the host's, made if it is not there. The defaults are those of "Tun/Tap PMD". */
+export interface TapVdev {
+  readonly driver: "tap";
+  /** As given: `net_tap0`. */
+  readonly name: string;
+  /** The interface; by default `dtapN`. */
+  readonly iface: string;
+  /** Queue pairs: 1 to 128, by default 1. */
+  readonly queues: number;
+  /** Of this end, unicast, as `52:54:00:12:34:56` in lower case; one is to be made if undefined. */
+  readonly mac?: string | undefined;
+}
+
 /** What a vdev string asks for. */
-export type Vdev = VhostVdev | VirtioUserVdev;
+export type Vdev = VhostVdev | VirtioUserVdev | TapVdev;
+
+/** What DPDK calls them. */
+export const driverNames = {
+  vhost: "net_vhost",
+  "virtio-user": "net_virtio_user",
+  tap: "net_tap",
+  packet: "net_af_packet",
+} as const;
 
 /** How the value of a key is read; undefined is for one that cannot be used, and `advice` says what can. */
 interface Key<Value> {
@@ -140,6 +161,18 @@ const virtioUserKeys = {
   cq: flag,
 };
 
+const tapKeys = {
+  iface: {
+    read: (value) => /^[^\s/]{1,15}$/.test(value) && value !== "." && value !== ".." ? value : undefined,
+    advice: "give the name of an interface, 1 to 15 bytes",
+  } satisfies Key<string>,
+  mac,
+  // DPDK has as many as the application sets up.
+  queues: wholeNumber(limits.queuePairs),
+  remote: refused("a bridge joins interfaces: ip link set IF master BRIDGE"),
+  persist: refused("an interface that was there before stays: ip tuntap add"),
+};
+
 function choose(words: readonly string[]): string {
   return `choose from ${words.join(", ")}`;
 }
@@ -206,15 +239,22 @@ function virtioUser(name: string, pairs: string[]): VirtioUserVdev {
   };
 }
 
+function tap(name: string, pairs: string[]): TapVdev {
+  const values = readPairs(name, pairs, tapKeys);
+  const { iface = `dtap${/\d*$/.exec(name)![0]}`, queues = 1 } = values;
+  return { driver: "tap", name, iface, queues, mac: values.mac };
+}
+
 /** By what names begin with. */
 const drivers = new Map<string, (name: string, pairs: string[]) => Vdev>([
   ["eth_vhost", vhost],
   ["net_vhost", vhost],
   ["virtio_user", virtioUser],
   ["net_virtio_user", virtioUser],
+  ["net_tap", tap],
 ]);
 
-const laterDrivers = ["net_tap", "net_af_packet", "net_af_xdp", "vhost_pci"];
+const laterDrivers = ["net_af_packet", "net_af_xdp", "vhost_pci"];
 
 /**
  * Parses one vdev string. Nothing is looked up: neither paths nor other vdevs.

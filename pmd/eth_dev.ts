@@ -5,7 +5,7 @@
  */
 import type { Port } from "../ffi/port.ts";
 import type { Packets } from "../ffi/packets.ts";
-import { parseVdev, type Vdev } from "./devargs.ts";
+import { driverNames, parseVdev, type Vdev } from "./devargs.ts";
 import type { EthLink, EthStats, EthXstats, QueueState } from "./eth_info.ts";
 import { PollEngine } from "./poll_engine.ts";
 import type { PortEvent } from "./port_event.ts";
@@ -212,8 +212,8 @@ export class EthDev implements AsyncDisposable {
     const { name, queues } = vdev;
     return {
       name,
-      driver: vdev.driver === "vhost" ? "net_vhost" : "net_virtio_user",
-      path: vdev.driver === "vhost" ? vdev.iface : vdev.path,
+      driver: driverNames[vdev.driver],
+      path: vdev.driver === "virtio-user" ? vdev.path : vdev.iface,
       maxRxQueues: queues,
       maxTxQueues: queues,
       rxQueues: this.#rx.length,

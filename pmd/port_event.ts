@@ -23,6 +23,16 @@ export type Occurrence =
   | { readonly event: "disconnected"; readonly reason: string }
   /** Somebody was not let in. */
   | { readonly event: "refused"; readonly reason: string }
+  /** To an interface of the host's. */
+  | {
+    readonly event: "attached";
+    readonly interface: string;
+    readonly created: boolean;
+    readonly mtu: number;
+    readonly up: boolean;
+  }
+  /** It was deleted. */
+  | { readonly event: "detached"; readonly interface: string }
   /** The same again and again, told once for many. */
   | { readonly event: "repeated"; readonly what: string; readonly count: number; readonly seconds: number }
   /** More happened than there is sense in telling. */
@@ -57,6 +67,13 @@ function text(happened: PortEvent): string {
       return `${peer} not let in: ${happened.reason}`;
     case "repeated":
       return `${happened.count} times more in ${happened.seconds} s: ${happened.what}`;
+    case "attached": {
+      const how = happened.created ? "made" : "found";
+      const down = happened.up ? "" : `, and is down: ip link set ${happened.interface} up`;
+      return `attached to ${happened.interface}, which was ${how}: MTU ${happened.mtu}${down}`;
+    }
+    case "detached":
+      return `${happened.interface} was deleted: it will be attached to again`;
     case "untold":
       return `${happened.count} occurrences more: too many to tell each`;
     case "ring_broken":

@@ -4,8 +4,9 @@
  * @module
  */
 import { isAbsolute, join, normalize } from "node:path";
+import type { UplinkKindName } from "../ffi/uplink.ts";
 import { makeOffer, type Offer } from "../vhost/offer.ts";
-import type { Vdev } from "./devargs.ts";
+import type { TapVdev, Vdev } from "./devargs.ts";
 
 /** Who listens on the socket: we (`server`) or the front end. */
 export type PortMode = "server" | "client";
@@ -13,7 +14,7 @@ export type PortMode = "server" | "client";
 /** A port as it will be opened. */
 export interface PortPlan {
   readonly name: string;
-  /** Absolute. */
+  /** Absolute; empty where there is none. */
   readonly socket: string;
   readonly mode: PortMode;
   /** For the front end's arguments: we never see a guest's MAC but in its packets. */
@@ -22,6 +23,16 @@ export interface PortPlan {
   readonly offer: Offer;
   /** How such a port drives its rings; undefined: the port serves a guest. */
   readonly driver?: DriverPlan;
+  /** Where a port leads that has no front end; then `socket` is empty. */
+  readonly uplink?: UplinkPlan;
+}
+
+/** An interface of the host's. */
+export interface UplinkPlan {
+  readonly kind: UplinkKindName;
+  readonly interface: string;
+  /** To be set; as it is, if undefined. */
+  readonly mtu?: number | undefined;
 }
 
 /** Rings of which we are the driver. */
@@ -61,6 +72,7 @@ export interface VdevUse {
 
 /** The port that a vdev string asks for. */
 export function planVdev(vdev: Vdev, use: VdevUse): PortPlan {
+  if (vdev.driver === "tap") return planTap(vdev, use);
   const path = vdev.driver === "vhost" ? vdev.iface : vdev.path;
   const isServer = vdev.driver === "vhost" ? !vdev.client : vdev.server;
   const withheld = [...vdev.driver === "vhost" ? vdev.features : [], ...use.withheld ?? []];
@@ -74,6 +86,17 @@ export function planVdev(vdev: Vdev, use: VdevUse): PortPlan {
   if (vdev.driver === "vhost") return plan;
   const { queueSize, packed, mergeable, inOrder } = vdev;
   return { ...plan, mac: vdev.mac ?? randomMac(), driver: { queueSize, packed, mergeable, inOrder } };
+}
+
+function planTap({ name, iface, mac }: TapVdev, { number, queuePairs }: VdevUse): PortPlan {
+  return {
+    name,
+    socket: "",
+    mode: "client",
+    mac: mac ?? macText(vhostMac(number)),
+    offer: makeOffer({ queuePairs }),
+    uplink: { kind: "tap", interface: iface },
+  };
 }
 
 /** Unicast, locally administered. */

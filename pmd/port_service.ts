@@ -1,15 +1,17 @@
 /**
- * Ports of both kinds: those that serve a guest, and those that face a back end.
+ * Ports of all kinds: those that serve a guest, that face a back end, or that lead to an interface.
  *
  * @module
  */
 import { DriverServer } from "./driver_server.ts";
+import { UplinkServer } from "./uplink_server.ts";
 import { PortServer, type PortServerParts, type PortService } from "./port_server.ts";
 
-/** Opens what the plan says. Throws what `Pump.listen` throws. */
+/** Opens what the plan says. Throws what `Pump.listen` and `Uplink.open` throw. */
 export function openPortService(parts: PortServerParts): PortService {
   const { plan } = parts;
-  const { driver } = plan;
-  if (driver === undefined) return PortServer.open(parts);
-  return DriverServer.open({ ...parts, plan: { ...plan, driver } });
+  const { driver, uplink } = plan;
+  if (driver !== undefined) return DriverServer.open({ ...parts, plan: { ...plan, driver } });
+  if (uplink !== undefined) return UplinkServer.open({ ...parts, plan: { ...plan, uplink } });
+  return PortServer.open(parts);
 }

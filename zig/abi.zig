@@ -61,6 +61,9 @@ pub const packet_bytes_max = 65589;
 /// Room that `vring_receive` needs for each frame that it may bring.
 pub const packet_room_max = 65664;
 
+/// Uplinks that may be open at once.
+pub const uplinks_max = 64;
+
 pub const EngineConfig = extern struct {
     ports_max: u32,
     /// A MAC address not seen for so long is forgotten.
@@ -140,6 +143,43 @@ pub const Lane = extern struct {
     }
 };
 
+/// How frames come from and go to an interface of the host's.
+pub const UplinkKind = enum(u32) { tap = 0, packet = 1 };
+
+/// What is done to open one, in order: where it failed.
+pub const UplinkStep = enum(u32) {
+    none = 0,
+    /// The device file, or the socket.
+    device = 1,
+    /// Attaching to the interface, or making it.
+    attach = 2,
+    /// virtio-net headers, and what is left to do in them.
+    offload = 3,
+    mtu = 4,
+    /// Setting it up.
+    up = 5,
+};
+
+/// An interface to be opened, and what it is then.
+pub const Uplink = extern struct {
+    kind: UplinkKind,
+    queue_pairs: u32,
+    /// Ends with a zero, at most fifteen bytes before.
+    name: [16]u8,
+    /// To be set; 0: as it is. Afterwards what it is.
+    mtu: u32,
+    // What is found.
+    step: UplinkStep,
+    /// It was not there before, and goes with us.
+    created: u32,
+    /// It is up.
+    up: u32,
+
+    comptime {
+        assertShape(Uplink, 40);
+    }
+};
+
 /// A frame in memory of the caller's.
 pub const Packet = extern struct {
     /// Where it begins, in bytes. In front of it is room for a virtio-net header.
@@ -209,6 +249,8 @@ pub const VringBroken = enum(u32) {
     memory_fault = 4,
     /// The front end made its call eventfd blocking and filled it, so that a worker hung on it.
     call_blocked = 5,
+    /// The interface of an uplink was deleted.
+    interface_gone = 6,
 };
 
 /// Counters of one vring since its port was opened, and, summed, of a port's direction.

@@ -18,6 +18,8 @@ const Port = port_file.Port;
 const switch_file = @import("switch.zig");
 const Switch = switch_file.Switch;
 const sys = @import("sys.zig");
+const Uplink = @import("uplink.zig").Uplink;
+const UplinkQueue = @import("uplink_queue.zig").UplinkQueue;
 const Vring = @import("vring.zig").Vring;
 const Worker = @import("worker.zig").Worker;
 
@@ -323,6 +325,31 @@ pub const Engine = struct {
         replaceFd(vring, .kick, try sys.duplicate(bells.call));
         replaceFd(vring, .call, try sys.duplicate(bells.kick));
         if (port.isFromGuest(vring)) try engine.place(port, vring);
+    }
+
+    /// Makes a port lead to an interface, a queue pair to each of its own, until the port is reset.
+    pub fn attach(engine: *Engine, port: *Port, uplink: *const Uplink) Error!void {
+        if (2 * uplink.fds().len > port.vrings.len) return error.InvalidArgument;
+        try engine.hold();
+        defer engine.release();
+        errdefer engine.stopAll(port);
+        for (uplink.fds(), 0..) |fd, pair| {
+            try engine.attachVring(port, &port.vrings[2 * pair], fd, uplink.features());
+            try engine.attachVring(port, &port.vrings[2 * pair + 1], fd, uplink.features());
+        }
+        engine.fabric.refresh();
+    }
+
+    fn attachVring(engine: *Engine, port: *Port, vring: *Vring, fd: i32, features: u64) Error!void {
+        const receives = port.isFromGuest(vring);
+        const queue = try UplinkQueue.create(fd, features, receives);
+        vring.attach(queue) catch |reason| {
+            queue.destroy();
+            return reason;
+        };
+        if (!receives) return;
+        replaceFd(vring, .kick, try sys.duplicate(fd));
+        try engine.place(port, vring);
     }
 
     /// Gives a ring to a worker. Where there are none it waits for `receive`.

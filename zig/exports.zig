@@ -15,6 +15,7 @@ const Port = @import("port.zig").Port;
 const Pump = @import("pump.zig").Pump;
 const sys = @import("sys.zig");
 const system_file = @import("system_file.zig");
+const Uplink = @import("uplink.zig").Uplink;
 const Vring = @import("vring.zig").Vring;
 
 /// Calls that may wait: TypeScript makes them on a thread of their own.
@@ -24,6 +25,7 @@ var engines: Handles(Engine, abi.engines_max) = .{};
 var guests: Handles(guest_file.Guest, abi.guests_max) = .{};
 var crews: Handles(Crew, abi.guests_max) = .{};
 var pumps: Handles(Pump, abi.pumps_max) = .{};
+var uplinks: Handles(Uplink, abi.uplinks_max) = .{};
 
 // Engines and workers.
 
@@ -112,6 +114,31 @@ pub export fn port_drive(handle: u32, number: u32, guest_handle: u32) i32 {
     const place = portOf(handle, number) orelse return status(.no_such_handle);
     const guest = guests.get(guest_handle) orelse return status(.no_such_handle);
     place.engine.drive(place.port, guest) catch |reason| return failure(reason);
+    return 0;
+}
+
+/// Opens an interface of the host's, makes it if it is not there, and sets it up. Returns a handle; `uplink` then has
+/// what was found, or at a failure the step.
+pub export fn uplink_open(uplink: *abi.Uplink) i32 {
+    const opened = Uplink.open(uplink) catch |reason| return failure(reason);
+    return handleOf(uplinks.open(opened)) orelse {
+        opened.close();
+        return status(.limit_reached);
+    };
+}
+
+/// What was made goes once no port is attached any more; what was there before is as it was.
+pub export fn uplink_close(handle: u32) i32 {
+    const uplink = uplinks.close(handle) orelse return status(.no_such_handle);
+    uplink.close();
+    return 0;
+}
+
+/// Makes a port lead to an interface, until `port_reset`.
+pub export fn port_attach(handle: u32, number: u32, uplink_handle: u32) i32 {
+    const place = portOf(handle, number) orelse return status(.no_such_handle);
+    const uplink = uplinks.get(uplink_handle) orelse return status(.no_such_handle);
+    place.engine.attach(place.port, uplink) catch |reason| return failure(reason);
     return 0;
 }
 

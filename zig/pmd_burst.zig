@@ -28,7 +28,7 @@ comptime {
 pub fn receive(burst: *burst_file.Burst, vring: *Vring, arena: []u8, packets: []abi.Packet) u32 {
     if (!vring.started or vring.isBroken()) return 0;
     const room = arena.len / abi.packet_room_max;
-    queue_burst.collect(burst, vring, @intCast(@min(packets.len, room, burst_file.frames_max)));
+    queue_burst.collectSome(burst, vring, @intCast(@min(packets.len, room, burst_file.frames_max)));
     if (vring.enabled) {
         burst_file.countSent(burst, &vring.stats);
     } else {

@@ -1,11 +1,12 @@
-//! Bursts from and to a queue, on whichever side of its ring we are: of a guest that we serve, or of a back end
-//! whose driver we are.
+//! Bursts from and to a queue, whomever it leads to: a guest that we serve, a back end whose driver we are, or an
+//! interface of the host's.
 
 const std = @import("std");
 const burst_file = @import("burst.zig");
 const DriverQueue = @import("driver_queue.zig").DriverQueue;
 const net_header = @import("net_header.zig");
 const spec = @import("spec.zig");
+const UplinkQueue = @import("uplink_queue.zig").UplinkQueue;
 const Used = @import("vring_entry.zig").Used;
 const Vring = @import("vring.zig").Vring;
 
@@ -14,31 +15,66 @@ const Frame = burst_file.Frame;
 const Mask = burst_file.Mask;
 const NetHeader = spec.NetHeader;
 
+const header_bytes = @sizeOf(NetHeader);
 const every_feature = ~@as(u64, 0);
 
+/// See `Burst.collect`.
+pub fn collect(burst: *Burst, vring: *Vring) void {
+    if (vring.peer == .guest) burst.collect(vring) else collectOthers(burst, vring, burst_file.frames_max);
+}
+
 /// See `Burst.collectSome`.
-pub fn collect(burst: *Burst, vring: *Vring, chains_max: u32) void {
-    const queue = vring.driver orelse return burst.collectSome(vring, chains_max);
+pub fn collectSome(burst: *Burst, vring: *Vring, chains_max: u32) void {
+    if (vring.peer == .guest) burst.collectSome(vring, chains_max) else collectOthers(burst, vring, chains_max);
+}
+
+fn collectOthers(burst: *Burst, vring: *Vring, frames_max: u32) void {
     burst.count = 0;
     burst.head_count = 0;
     burst.source.used = 0;
-    queue.reap() catch |reason| return vring.breakBy(reason);
-    while (burst.count < chains_max) {
-        const taken = frameOf(burst, vring, queue) catch |reason| return vring.breakBy(reason);
+    (switch (vring.peer) {
+        .guest => unreachable,
+        .back_end => |queue| collectBuffers(burst, vring, queue, frames_max),
+        .uplink => |queue| collectPackets(burst, vring, queue, frames_max),
+    }) catch |reason| vring.breakBy(reason);
+}
+
+fn collectBuffers(burst: *Burst, vring: *Vring, queue: *DriverQueue, frames_max: u32) !void {
+    try queue.reap();
+    while (burst.count < frames_max) {
+        const taken = try frameOf(burst, vring, queue);
         if (taken == 0) return;
         queue.take(taken);
     }
 }
 
+fn collectPackets(burst: *Burst, vring: *Vring, queue: *UplinkQueue, frames_max: u32) !void {
+    while (burst.count < frames_max) {
+        const bytes = try queue.read(burst.count) orelse return;
+        if (bytes.len < header_bytes + spec.ethernet_header_bytes) {
+            vring.stats.drop_runt += 1;
+            continue;
+        }
+        var header: NetHeader = undefined;
+        @memcpy(std.mem.asBytes(&header), bytes[0..header_bytes]);
+        const segments = burst.source.items[burst.source.used + 1 ..][0..1];
+        segments[0] = .{ .base = bytes[header_bytes..].ptr, .len = @intCast(bytes.len - header_bytes) };
+        if (addFrame(burst, vring, segments, segments[0].len, header)) |drop| drop.* += 1;
+    }
+}
+
 /// See `Burst.giveBack`.
 pub fn giveBack(burst: *Burst, vring: *Vring) Used {
-    const queue = vring.driver orelse return burst.giveBack(vring);
-    return if (queue.taken == 0) .{} else queue.offer();
+    return switch (vring.peer) {
+        .guest => burst.giveBack(vring),
+        .back_end => |queue| if (queue.taken == 0) .{} else queue.offer(),
+        .uplink => .{},
+    };
 }
 
 /// See `Burst.deliver`.
 pub fn deliver(burst: *Burst, vring: *Vring, mask: Mask, mtu: u32) Used {
-    const queue = vring.driver orelse return burst.deliver(vring, mask, mtu);
+    if (vring.peer == .guest) return burst.deliver(vring, mask, mtu);
     vring.lock.acquire();
     defer vring.lock.release();
     burst.left = 0;
@@ -46,17 +82,30 @@ pub fn deliver(burst: *Burst, vring: *Vring, mask: Mask, mtu: u32) Used {
         vring.stats.drop_link_down += @popCount(mask);
         return .{};
     }
+    return switch (vring.peer) {
+        .guest => unreachable,
+        .back_end => |queue| deliverBuffers(burst, vring, queue, mask, mtu),
+        .uplink => |queue| deliverTo(burst, vring, queue, mask, mtu),
+    };
+}
+
+fn deliverBuffers(burst: *Burst, vring: *Vring, queue: *DriverQueue, mask: Mask, mtu: u32) Used {
     queue.reap() catch |reason| {
         vring.breakBy(reason);
         vring.stats.drop_link_down += @popCount(mask);
         return .{};
     };
+    _ = deliverTo(burst, vring, queue, mask, mtu);
+    return queue.publish();
+}
+
+/// `queue` is a `DriverQueue` or an `UplinkQueue`.
+fn deliverTo(burst: *Burst, vring: *Vring, queue: anytype, mask: Mask, mtu: u32) Used {
     var counts: burst_file.Counts = .{};
     var left = mask;
     while (left != 0) : (left &= left - 1) {
         const frame = &burst.frames[@ctz(left)];
-        const suits = if (net_header.checked(frame.header, frame.len, queue.features)) |_| true else |_| false;
-        const placed = if (suits)
+        const placed = if (takes(queue, frame))
             place(vring, queue, frame, mtu, &counts)
         else
             placePieces(burst, vring, queue, frame, mtu, &counts);
@@ -65,16 +114,21 @@ pub fn deliver(burst: *Burst, vring: *Vring, mask: Mask, mtu: u32) Used {
     vring.stats.drop_no_buffer += @popCount(left);
     burst.left = left;
     counts.commit(&vring.stats);
-    return queue.publish();
+    return .{};
+}
+
+/// Whether whoever is there does what is left to do.
+fn takes(queue: anytype, frame: *const Frame) bool {
+    return if (net_header.checked(frame.header, frame.len, queue.features)) |_| true else |_| false;
 }
 
 /// Buffers that the next frame takes, which becomes one of the burst if it is good; 0: it is not there as a whole.
 fn frameOf(burst: *Burst, vring: *Vring, queue: *DriverQueue) error{BadHead}!u32 {
     const first = queue.peek(0) orelse return 0;
-    const header_bytes = queue.headerBytes();
-    if (first.len < header_bytes) return error.BadHead;
+    const front_bytes = queue.headerBytes();
+    if (first.len < front_bytes) return error.BadHead;
     var header = net_header.plain;
-    @memcpy(std.mem.asBytes(&header)[0..header_bytes], queue.buffer(first.token)[0..header_bytes]);
+    @memcpy(std.mem.asBytes(&header)[0..front_bytes], queue.buffer(first.token)[0..front_bytes]);
     const mergeable = spec.has(queue.features, spec.Feature.mrg_rxbuf);
     const count: u32 = if (mergeable) header.num_buffers else 1;
     if (count == 0 or count > queue.items.len) return error.BadHead;
@@ -85,8 +139,8 @@ fn frameOf(burst: *Burst, vring: *Vring, queue: *DriverQueue) error{BadHead}!u32
     var total: u32 = 0;
     for (segments, 0..) |*segment, i| {
         const item = queue.peek(@intCast(i)).?;
-        const skip = if (i == 0) header_bytes else 0;
-        if (item.len < skip or item.len > queue.capacity() + header_bytes) return error.BadHead;
+        const skip = if (i == 0) front_bytes else 0;
+        if (item.len < skip or item.len > queue.capacity() + front_bytes) return error.BadHead;
         segment.* = .{ .base = queue.buffer(item.token) + skip, .len = item.len - skip };
         total += segment.len;
     }
@@ -117,26 +171,25 @@ fn addFrame(burst: *Burst, vring: *Vring, segments: []burst_file.Segment, total:
     return null;
 }
 
-/// One frame to a back end, unless it has to be dropped. False: there is no buffer.
-fn place(vring: *Vring, queue: *DriverQueue, frame: *const Frame, mtu: u32, counts: *burst_file.Counts) bool {
+/// One frame to whoever is there, unless it has to be dropped. False: there is no buffer.
+fn place(vring: *Vring, queue: anytype, frame: *const Frame, mtu: u32, counts: *burst_file.Counts) bool {
     const is_whole = frame.header.gso_type == NetHeader.gso_none;
     const too_long = mtu != 0 and is_whole and frame.len > mtu + burst_file.plain_overhead_bytes;
-    if (too_long or frame.len > queue.capacity()) {
-        vring.stats.drop_too_big += 1;
-        return true;
-    }
-    const token = queue.free() orelse return false;
-    writeFrame(queue, token, frame);
-    counts.add(frame);
+    const drop = if (too_long) &vring.stats.drop_too_big else switch (@TypeOf(queue)) {
+        *DriverQueue => writeFrame(vring, queue, frame) catch return false,
+        *UplinkQueue => queue.put(frame, &vring.stats),
+        else => comptime unreachable,
+    };
+    if (drop) |counter| counter.* += 1 else counts.add(frame);
     return true;
 }
 
-/// The same for a frame that the back end does not take as it is: what we make of it. False: there is no buffer for the
-/// first piece; pieces behind that which find none are dropped.
+/// The same for a frame that is not taken as it is: what we make of it. False: there is no buffer for the first piece;
+/// pieces behind that which find none are dropped.
 fn placePieces(
     burst: *Burst,
     vring: *Vring,
-    queue: *DriverQueue,
+    queue: anytype,
     frame: *const Frame,
     mtu: u32,
     counts: *burst_file.Counts,
@@ -160,13 +213,17 @@ fn placePieces(
     return true;
 }
 
-fn writeFrame(queue: *DriverQueue, token: u32, frame: *const Frame) void {
+/// The counter of why a frame cannot go to this back end, if it cannot.
+fn writeFrame(vring: *Vring, queue: *DriverQueue, frame: *const Frame) error{NoBuffer}!?*u64 {
+    if (frame.len > queue.capacity()) return &vring.stats.drop_too_big;
+    const token = queue.free() orelse return error.NoBuffer;
     const bytes = queue.buffer(token);
-    const header_bytes = queue.headerBytes();
+    const front_bytes = queue.headerBytes();
     var header = frame.header;
     // A driver sets it to zero (virtio 5.1.6.2.1).
     header.num_buffers = 0;
-    @memcpy(bytes[0..header_bytes], std.mem.asBytes(&header)[0..header_bytes]);
-    burst_file.copyFrame(bytes + header_bytes, frame.segments);
-    queue.add(token, header_bytes + frame.len);
+    @memcpy(bytes[0..front_bytes], std.mem.asBytes(&header)[0..front_bytes]);
+    burst_file.copyFrame(bytes + front_bytes, frame.segments);
+    queue.add(token, front_bytes + frame.len);
+    return null;
 }

@@ -6,6 +6,7 @@ const burst_file = @import("burst.zig");
 const flow = @import("flow.zig");
 const MacTable = @import("mac_table.zig").MacTable;
 const Port = @import("port.zig").Port;
+const queue_burst = @import("queue_burst.zig");
 const Used = @import("vring_entry.zig").Used;
 const Vring = @import("vring.zig").Vring;
 
@@ -89,7 +90,7 @@ pub const Switch = struct {
         for (self.ports) |each| {
             const port = each orelse continue;
             port.findReceivers();
-            if (port.receiver_count == 0 or port.receivers[0].driver != null) continue;
+            if (port.receiver_count == 0 or port.receivers[0].peer == .back_end) continue;
             self.up[self.up_count] = port;
             self.up_count += 1;
         }
@@ -126,7 +127,7 @@ pub const Switch = struct {
             const same = sameAsFirst(&targets, left);
             const port = self.ports[key >> 8].?;
             const vring = port.receivers[key & 0xff];
-            notices.add(vring, burst.deliver(vring, same, port.mtu));
+            notices.add(vring, queue_burst.deliver(burst, vring, same, port.mtu));
             left &= ~same;
         }
     }
@@ -166,7 +167,7 @@ pub const Switch = struct {
             while (left != 0) {
                 const vring = port.receivers[queues[@ctz(left)]];
                 const same = sameAsFirst(&queues, left);
-                notices.add(vring, burst.deliver(vring, same, port.mtu));
+                notices.add(vring, queue_burst.deliver(burst, vring, same, port.mtu));
                 left &= ~same;
             }
         }

@@ -279,6 +279,48 @@ pub fn epollWait(set: i32, events: []Event, timeout_ms: i32) []Event {
     return events[0..count];
 }
 
+// Devices and interfaces.
+
+/// To be read from and written to without waiting.
+pub fn openDevice(path: [*:0]const u8) Error!i32 {
+    return checkFd(linux.open(path, .{ .ACCMODE = .RDWR, .NONBLOCK = true, .CLOEXEC = true }, 0));
+}
+
+/// A socket to ask for interfaces by.
+pub fn interfaceSocket() Error!i32 {
+    return checkFd(linux.socket(linux.AF.INET, linux.SOCK.DGRAM | linux.SOCK.CLOEXEC, 0));
+}
+
+/// `argument` is a pointer or a number, as the request has it.
+pub fn ioctl(fd: i32, request: u32, argument: usize) Error!void {
+    _ = try check(linux.ioctl(fd, request, argument));
+}
+
+pub const Vector = std.posix.iovec_const;
+
+/// Vectors that one call takes.
+pub const vectors_max = 1024;
+
+/// All of a packet in one call.
+pub fn writePacket(fd: i32, vectors: []const Vector) Error!void {
+    _ = try check(linux.writev(fd, vectors.ptr, vectors.len));
+}
+
+/// Whether there is something to be read, or an error to be told.
+pub fn isReadable(fd: i32) bool {
+    var polled = [1]linux.pollfd{.{ .fd = fd, .events = linux.POLL.IN, .revents = 0 }};
+    const count = linux.poll(&polled, 1, 0);
+    return linux.errno(count) == .SUCCESS and count == 1;
+}
+
+pub const errno_no_buffers: u16 = @backingInt(linux.E.NOBUFS);
+pub const errno_too_long: u16 = @backingInt(linux.E.MSGSIZE);
+pub const errno_invalid: u16 = @backingInt(linux.E.INVAL);
+pub const errno_busy: u16 = @backingInt(linux.E.BUSY);
+pub const errno_no_device: u16 = @backingInt(linux.E.NODEV);
+/// Of a tap that was deleted.
+pub const errno_bad_state: u16 = @backingInt(linux.E.BADFD);
+
 // Unix sockets of streams. All of ours are nonblocking and closed on exec.
 
 pub fn socket() Error!i32 {

@@ -11,6 +11,7 @@ const Packed = @import("packed.zig").Packed;
 const spec = @import("spec.zig");
 const Split = @import("split.zig").Split;
 const sys = @import("sys.zig");
+const UplinkQueue = @import("uplink_queue.zig").UplinkQueue;
 const vring_entry = @import("vring_entry.zig");
 
 pub const Error = error{ InvalidArgument, Unmapped, Misaligned, AlreadyStarted, NotStarted };
@@ -20,6 +21,15 @@ pub const Format = enum { split, packed_ring };
 const Ring = union { split: Split, packed_ring: Packed };
 
 const Areas = struct { desc: [*]u8, avail: [*]u8, used: [*]u8 };
+
+pub const Peer = union(enum) {
+    /// We are the device.
+    guest,
+    /// We are the driver.
+    back_end: *DriverQueue,
+    /// There is no ring.
+    uplink: *UplinkQueue,
+};
 
 pub const Vring = struct {
     memory: *Memory,
@@ -41,9 +51,9 @@ pub const Vring = struct {
     /// Of a ring from a guest on a lane: frames of ours that are to go first, and the flow of the next one.
     first: u32,
     flow: u32,
-    /// Of a port that faces a back end: we are the driver of this ring, and nothing else above counts but the fds.
-    /// `kick` is then what wakes us, `call` what wakes the device.
-    driver: ?*DriverQueue,
+    /// Whom it leads to. But for a guest nothing else above counts but the fds: `kick` is what wakes us, `call` what wakes
+    /// a back end.
+    peer: Peer,
     stats: abi.VringStats,
 
     pub fn init(vring: *Vring, memory: *Memory, attention: i32) void {
@@ -64,7 +74,7 @@ pub const Vring = struct {
             .attention = attention,
             .first = 0,
             .flow = 0,
-            .driver = null,
+            .peer = .guest,
             .stats = std.mem.zeroes(abi.VringStats),
         };
     }
@@ -116,24 +126,36 @@ pub const Vring = struct {
     /// Starts a ring whose driver we are, and owns its queue. One that sends is to be enabled when the device is ready.
     pub fn drive(vring: *Vring, queue: *DriverQueue) Error!void {
         if (vring.started) return error.AlreadyStarted;
-        vring.driver = queue;
+        vring.peer = .{ .back_end = queue };
         vring.broken.store(0, .monotonic);
         vring.started = true;
         vring.enabled = queue.receives;
         vring.disarm();
     }
 
+    /// Starts what is no ring, but leads to an interface, and owns its queue.
+    pub fn attach(vring: *Vring, queue: *UplinkQueue) Error!void {
+        if (vring.started) return error.AlreadyStarted;
+        vring.peer = .{ .uplink = queue };
+        vring.broken.store(0, .monotonic);
+        vring.started = true;
+        vring.enabled = true;
+    }
+
     pub fn stop(vring: *Vring) Error!abi.VringState {
         if (!vring.started) return error.NotStarted;
         const last = vring.state();
         vring.started = false;
-        if (vring.driver) |queue| queue.destroy();
-        vring.driver = null;
+        switch (vring.peer) {
+            .guest => {},
+            inline else => |queue| queue.destroy(),
+        }
+        vring.peer = .guest;
         return last;
     }
 
     pub fn state(vring: *const Vring) abi.VringState {
-        const base = if (!vring.started or vring.driver != null) 0 else switch (vring.format) {
+        const base = if (!vring.started or vring.peer != .guest) 0 else switch (vring.format) {
             .split => vring.ring.split.baseOf(),
             .packed_ring => vring.ring.packed_ring.baseOf(),
         };
@@ -147,14 +169,14 @@ pub const Vring = struct {
 
     /// Whether the areas of a running ring can still be found.
     pub fn canPlace(vring: *Vring) bool {
-        if (vring.driver != null) return true;
+        if (vring.peer != .guest) return true;
         _ = vring.locate(vring.format, vring.config) catch return false;
         return true;
     }
 
     /// Finds the areas of a running ring anew, after its memory was mapped elsewhere.
     pub fn place(vring: *Vring) Error!void {
-        if (vring.driver != null) return;
+        if (vring.peer != .guest) return;
         const areas = try vring.locate(vring.format, vring.config);
         switch (vring.format) {
             .split => vring.ring.split.place(areas.desc, areas.avail, areas.used),
@@ -191,6 +213,7 @@ pub const Vring = struct {
             error.BadHead, error.BadUsedId => .bad_head,
             error.BadPackedId => .bad_packed_id,
             error.CallBlocked => .call_blocked,
+            error.InterfaceGone => .interface_gone,
             else => .memory_fault,
         };
         if (vring.broken.cmpxchgStrong(0, @backingInt(broken), .release, .monotonic) != null) return;
@@ -199,35 +222,47 @@ pub const Vring = struct {
     }
 
     pub fn arm(vring: *Vring) void {
-        if (vring.driver) |queue| return queue.arm();
-        switch (vring.format) {
-            .split => vring.ring.split.arm(),
-            .packed_ring => vring.ring.packed_ring.arm(),
+        switch (vring.peer) {
+            .guest => switch (vring.format) {
+                .split => vring.ring.split.arm(),
+                .packed_ring => vring.ring.packed_ring.arm(),
+            },
+            .back_end => |queue| queue.arm(),
+            .uplink => {},
         }
     }
 
     pub fn disarm(vring: *Vring) void {
-        if (vring.driver) |queue| return queue.disarm();
-        switch (vring.format) {
-            .split => vring.ring.split.disarm(),
-            .packed_ring => vring.ring.packed_ring.disarm(),
+        switch (vring.peer) {
+            .guest => switch (vring.format) {
+                .split => vring.ring.split.disarm(),
+                .packed_ring => vring.ring.packed_ring.disarm(),
+            },
+            .back_end => |queue| queue.disarm(),
+            .uplink => {},
         }
     }
 
     pub fn pending(vring: *const Vring) bool {
-        if (vring.driver) |queue| return queue.pending();
-        return switch (vring.format) {
-            .split => vring.ring.split.pending(),
-            .packed_ring => vring.ring.packed_ring.pending(),
+        return switch (vring.peer) {
+            .guest => switch (vring.format) {
+                .split => vring.ring.split.pending(),
+                .packed_ring => vring.ring.packed_ring.pending(),
+            },
+            inline else => |queue| queue.pending(),
         };
     }
 
     /// Calls the driver if it wants to be. A full fence lies between the flush and this. Two workers
     /// may be here for one ring, hence the atomic counters.
     pub fn notify(vring: *Vring, used: vring_entry.Used) void {
-        const wanted = if (vring.driver) |queue| queue.wantsKick(used) else switch (vring.format) {
-            .split => vring.ring.split.wantsCall(used),
-            .packed_ring => vring.ring.packed_ring.wantsCall(used),
+        const wanted = switch (vring.peer) {
+            .guest => switch (vring.format) {
+                .split => vring.ring.split.wantsCall(used),
+                .packed_ring => vring.ring.packed_ring.wantsCall(used),
+            },
+            .back_end => |queue| queue.wantsKick(used),
+            .uplink => return,
         };
         if (!wanted or vring.call < 0) {
             _ = @atomicRmw(u64, &vring.stats.calls_suppressed, .Add, 1, .monotonic);

@@ -250,8 +250,8 @@ pub const Worker = struct {
     fn isDue(worker: *Worker, input: *const Input) bool {
         const mode = input.port.lane.mode;
         if (mode == .none) return false;
-        // The switch has guests alone.
-        if (mode == .learn and input.vring.driver != null) return false;
+        // The switch has no other's driver.
+        if (mode == .learn and input.vring.peer == .back_end) return false;
         if (mode != .txonly and input.vring.pending() and input.vring.broken.load(.monotonic) == 0) return true;
         return mode != .learn and lane.sends(worker.fabric, input);
     }
@@ -268,9 +268,9 @@ pub const Worker = struct {
     fn switchFrom(worker: *Worker, input: *Input) void {
         const burst = worker.burst;
         const vring = input.vring;
-        burst.collect(vring);
+        queue_burst.collect(burst, vring);
         if (worker.accept(vring)) worker.fabric.forward(input, burst, worker.now_ms, &worker.notices);
-        worker.notices.add(vring, burst.giveBack(vring));
+        worker.notices.add(vring, queue_burst.giveBack(burst, vring));
     }
 
     fn serveLane(worker: *Worker, input: *Input) void {
@@ -281,7 +281,7 @@ pub const Worker = struct {
             worker.stats.packets += burst.count;
         }
         if (input.port.lane.mode == .txonly) return;
-        queue_burst.collect(burst, vring, input.port.lane.burst);
+        queue_burst.collectSome(burst, vring, input.port.lane.burst);
         if (worker.accept(vring)) lane.forward(worker.fabric, input, burst, &worker.notices);
         worker.notices.add(vring, queue_burst.giveBack(burst, vring));
     }
@@ -336,7 +336,9 @@ pub const Worker = struct {
                 _ = sys.eventfdDrain(worker.wake);
                 continue;
             }
-            if (worker.find(@ptrFromInt(event.data.u64))) |input| input.vring.stats.kicks += 1;
+            const input = worker.find(@ptrFromInt(event.data.u64)) orelse continue;
+            input.vring.stats.kicks += 1;
+            if (input.vring.peer == .uplink) input.vring.peer.uplink.woken();
         }
     }
 };

@@ -1,0 +1,17 @@
+/**
+ * Where a port leads, for programs and for people.
+ *
+ * @module
+ */
+import type { PortPlan } from "../mod.ts";
+
+/** As fields of an object. */
+export function whither({ socket, mode, uplink }: PortPlan): Record<string, string> {
+  return uplink === undefined ? { socket, mode } : { uplink: `${uplink.kind}:${uplink.interface}` };
+}
+
+/** As the rest of a sentence that begins with the port's name. */
+export function whitherText({ socket, mode, uplink }: PortPlan): string {
+  if (uplink !== undefined) return `leads to ${uplink.kind} ${uplink.interface}`;
+  return `${mode === "server" ? "listens on" : "connects to"} ${socket}`;
+}

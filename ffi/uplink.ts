@@ -1,0 +1,127 @@
+/**
+ * Interfaces of the host's that ports lead to.
+ *
+ * @module
+ */
+import { UplinkKind, UplinkStep } from "./abi.gen.ts";
+import { library, VringError } from "./library.ts";
+import { readStruct, writeStruct } from "./struct.ts";
+
+/** How frames come from and go to the interface. */
+export type UplinkKindName = keyof typeof UplinkKind;
+
+export interface UplinkOptions {
+  readonly kind: UplinkKindName;
+  /** The interface: 1 to 15 bytes. */
+  readonly name: string;
+  /** Its queues that are used: 1 to 128, by default 1. */
+  readonly queuePairs?: number | undefined;
+  /** To be set, in bytes without the Ethernet header; as it is, if undefined. */
+  readonly mtu?: number | undefined;
+}
+
+/** An interface that could not be opened. The message says what to do. */
+export class UplinkError extends VringError {
+  /** Whether the host lacks something: a driver, or a permission. */
+  readonly lacking: boolean;
+
+  constructor(operation: string, code: number, explanation: string | undefined, lacking: boolean) {
+    super(operation, code, explanation);
+    this.name = "UplinkError";
+    this.lacking = lacking;
+  }
+}
+
+const errno = { perm: 1, noent: 2, nxio: 6, acces: 13, busy: 16, nodev: 19, inval: 22, toobig: 7 } as const;
+
+type StepName = keyof typeof UplinkStep;
+
+/** What to do, by step and reason. */
+function explain(step: StepName, reason: number, { name, queuePairs = 1 }: UplinkOptions): string | undefined {
+  const several = queuePairs > 1 ? " multi_queue" : "";
+  if (step === "device" && reason === errno.acces) {
+    return "no permission for /dev/net/tun: run as root, or chmod 0666 it";
+  }
+  if (step === "device") return "no /dev/net/tun: modprobe tun";
+  if (step === "attach" && reason === errno.perm) {
+    return "it takes CAP_NET_ADMIN to make a tap, or to use somebody else's: run as root, or first, as root: " +
+      `ip tuntap add ${name} mode tap user $USER${several} vnet_hdr && ip link set ${name} up`;
+  }
+  if (step === "attach" && reason === errno.busy) return "it is in use: end who uses it, or choose another name";
+  if (step === "attach" && reason === errno.inval) {
+    return queuePairs > 1
+      ? `it is no tap, or one for a single queue: leave queues= out, or make it with multi_queue`
+      : "it is no tap: choose another name";
+  }
+  if (step === "attach" && reason === errno.toobig) return "too many queues";
+  if (step === "mtu" && reason === errno.perm) return `it takes CAP_NET_ADMIN to set an MTU: leave mtu= out`;
+  if (step === "mtu") return "it does not take such an MTU: give mtu=68 to 65521";
+  return undefined;
+}
+
+function isLacking(step: StepName, reason: number): boolean {
+  return step === "device" || reason === errno.perm;
+}
+
+/**
+ * An open interface, for `Port.attach`; for the thread that opened it. Dispose of it when no port is attached any more:
+ * what was made then goes, and what was there before is as it was.
+ */
+export class Uplink implements Disposable {
+  #handle: number;
+  readonly name: string;
+  readonly queuePairs: number;
+  /** In bytes, without the Ethernet header. */
+  readonly mtu: number;
+  /** It was made by us. */
+  readonly created: boolean;
+  /** It is up; else somebody who may has to set it up. */
+  readonly up: boolean;
+
+  private constructor(handle: number, options: UplinkOptions, row: Uint8Array) {
+    const { mtu, created, up } = readStruct("Uplink", row);
+    this.#handle = handle;
+    this.name = options.name;
+    this.queuePairs = options.queuePairs ?? 1;
+    this.mtu = mtu;
+    this.created = created !== 0;
+    this.up = up !== 0;
+  }
+
+  /** Opens it, makes it if it is not there, and sets it up. Throws `UplinkError`. */
+  static open(options: UplinkOptions): Uplink {
+    const { kind, name, queuePairs = 1, mtu = 0 } = options;
+    const bytes = [...new TextEncoder().encode(name)];
+    if (bytes.length > 15) {
+      throw new UplinkError(`open interface ${name}`, -1, "its name has more than 15 bytes", false);
+    }
+    const row = writeStruct("Uplink", {
+      kind: UplinkKind[kind],
+      queue_pairs: queuePairs,
+      name: [...bytes, ...Array(16 - bytes.length).fill(0)],
+      mtu,
+      step: UplinkStep.none,
+      created: 0,
+      up: 0,
+    });
+    const code = library().uplink_open(row);
+    if (code >= 0) return new Uplink(code, options, row);
+    const { step: number } = readStruct("Uplink", row);
+    const step = (Object.keys(UplinkStep) as StepName[]).find((word) => UplinkStep[word] === number)!;
+    const reason = code <= -1000 ? -1000 - code : 0;
+    throw new UplinkError(`open interface ${name}`, code, explain(step, reason, options), isLacking(step, reason));
+  }
+
+  /** For `Port.attach`. */
+  get handle(): number {
+    if (this.#handle === 0) throw new TypeError(`Cannot use interface ${this.name}: closed`);
+    return this.#handle;
+  }
+
+  /** May be called again. */
+  [Symbol.dispose](): void {
+    if (this.#handle === 0) return;
+    library().uplink_close(this.#handle);
+    this.#handle = 0;
+  }
+}

@@ -1,0 +1,190 @@
+//! Tap interfaces: made or attached to, with a virtio-net header in front of each frame, so that the kernel cuts and
+//! finishes what is left to do (Linux, Documentation/networking/tuntap.rst).
+
+const std = @import("std");
+const abi = @import("abi.zig");
+const spec = @import("spec.zig");
+const sys = @import("sys.zig");
+
+const device = "/dev/net/tun";
+
+/// The same on all processors that we run on.
+const request = struct {
+    const set_interface = 0x400454ca;
+    const get_interface = 0x800454d2;
+    const set_offload = 0x400454d0;
+    const get_header_bytes = 0x800454d7;
+    const set_header_bytes = 0x400454d8;
+    const set_little_endian = 0x400454dc;
+    const get_index = 0x8933;
+    const get_flags = 0x8913;
+    const set_flags = 0x8914;
+    const get_mtu = 0x8921;
+    const set_mtu = 0x8922;
+};
+
+const flag = struct {
+    const tap = 0x0002;
+    const multi_queue = 0x0100;
+    const no_packet_info = 0x1000;
+    const net_header = 0x4000;
+};
+
+const interface_up = 1;
+
+const offload = struct {
+    const csum = 0x01;
+    const tso4 = 0x02;
+    const tso6 = 0x04;
+    const tso_ecn = 0x08;
+    /// Both or none.
+    const uso = 0x20 | 0x40;
+};
+
+/// struct ifreq.
+const Request = extern struct {
+    name: [16]u8,
+    value: extern union { flags: u16, number: i32, bytes: [24]u8 },
+
+    fn of(name: [16]u8) Request {
+        return .{ .name = name, .value = .{ .bytes = @splat(0) } };
+    }
+};
+
+/// Some queues of one interface.
+pub const Tap = struct {
+    name: [16]u8,
+    fds: [abi.queue_pairs_max]i32,
+    queue_pairs: u32,
+    created: bool,
+    /// To be restored, if it was there before.
+    header_bytes: i32,
+    raised: bool,
+    /// What the kernel does to frames for us, as features of a device.
+    features: u64,
+
+    /// Fills in what is found, and at a failure the step.
+    pub fn open(tap: *Tap, config: *abi.Uplink) sys.Error!void {
+        const asking = try sys.interfaceSocket();
+        defer sys.close(asking);
+        var asked: Request = .of(config.name);
+        const existed = if (sys.ioctl(asking, request.get_index, @intFromPtr(&asked))) |_| true else |_| false;
+        tap.* = .{
+            .name = config.name,
+            .fds = undefined,
+            .queue_pairs = 0,
+            .created = !existed,
+            .header_bytes = 0,
+            .raised = false,
+            .features = 0,
+        };
+        errdefer tap.close();
+        try tap.attachAll(config, existed);
+        config.created = @intFromBool(tap.created);
+        config.step = .offload;
+        try tap.setOffloads();
+        config.step = .mtu;
+        try setMtu(asking, config);
+        config.step = .up;
+        try tap.raise(asking, config);
+        config.step = .none;
+    }
+
+    fn attachAll(tap: *Tap, config: *abi.Uplink, existed: bool) sys.Error!void {
+        var flags: u16 = flag.tap | flag.no_packet_info | flag.net_header;
+        if (config.queue_pairs > 1) flags |= flag.multi_queue;
+        while (tap.queue_pairs < config.queue_pairs) {
+            config.step = .device;
+            const fd = try sys.openDevice(device);
+            config.step = .attach;
+            attach(fd, config, flags) catch |reason| {
+                const kind = sys.lastErrno();
+                sys.close(fd);
+                // One that was made for several queues takes one only as one of several.
+                if (kind == sys.errno_invalid and existed and flags & flag.multi_queue == 0) {
+                    flags |= flag.multi_queue;
+                    continue;
+                }
+                return if (kind == sys.lastErrno()) reason else sys.fail(kind);
+            };
+            tap.fds[tap.queue_pairs] = fd;
+            tap.queue_pairs += 1;
+        }
+    }
+
+    /// A queue without a header is not refused: look.
+    fn attach(fd: i32, config: *abi.Uplink, flags: u16) sys.Error!void {
+        var asked: Request = .of(config.name);
+        asked.value.flags = flags;
+        try sys.ioctl(fd, request.set_interface, @intFromPtr(&asked));
+        try sys.ioctl(fd, request.get_interface, @intFromPtr(&asked));
+        if (asked.value.flags & flag.net_header == 0) return sys.fail(sys.errno_invalid);
+    }
+
+    /// All of it belongs to the interface, and stays with one that was there before.
+    fn setOffloads(tap: *Tap) sys.Error!void {
+        const fd = tap.fds[0];
+        try sys.ioctl(fd, request.get_header_bytes, @intFromPtr(&tap.header_bytes));
+        const header_bytes: i32 = @sizeOf(spec.NetHeader);
+        try sys.ioctl(fd, request.set_header_bytes, @intFromPtr(&header_bytes));
+        const little: i32 = 1;
+        try sys.ioctl(fd, request.set_little_endian, @intFromPtr(&little));
+        const some = offload.csum | offload.tso4 | offload.tso6 | offload.tso_ecn;
+        tap.features = common_features;
+        // Linux 6.2 and later.
+        if (sys.ioctl(fd, request.set_offload, some | offload.uso)) |_| {
+            tap.features |= bit(spec.Feature.host_uso);
+        } else |_| try sys.ioctl(fd, request.set_offload, some);
+    }
+
+    fn setMtu(asking: i32, config: *abi.Uplink) sys.Error!void {
+        var asked: Request = .of(config.name);
+        if (config.mtu != 0) {
+            asked.value.number = @intCast(config.mtu);
+            try sys.ioctl(asking, request.set_mtu, @intFromPtr(&asked));
+        }
+        try sys.ioctl(asking, request.get_mtu, @intFromPtr(&asked));
+        config.mtu = @intCast(asked.value.number);
+    }
+
+    fn raise(tap: *Tap, asking: i32, config: *abi.Uplink) sys.Error!void {
+        var asked: Request = .of(config.name);
+        try sys.ioctl(asking, request.get_flags, @intFromPtr(&asked));
+        config.up = 1;
+        if (asked.value.flags & interface_up != 0) return;
+        asked.value.flags |= interface_up;
+        sys.ioctl(asking, request.set_flags, @intFromPtr(&asked)) catch |reason| {
+            config.up = 0;
+            // Its owner without capabilities may use it, and somebody else has to set it up.
+            return if (tap.created) reason else {};
+        };
+        tap.raised = true;
+    }
+
+    /// What was made goes, and what was there before is as it was.
+    pub fn close(tap: *Tap) void {
+        if (!tap.created and tap.queue_pairs > 0) tap.restore() catch {};
+        for (tap.fds[0..tap.queue_pairs]) |fd| sys.close(fd);
+        tap.queue_pairs = 0;
+    }
+
+    fn restore(tap: *Tap) sys.Error!void {
+        const fd = tap.fds[0];
+        if (tap.header_bytes != 0) try sys.ioctl(fd, request.set_header_bytes, @intFromPtr(&tap.header_bytes));
+        try sys.ioctl(fd, request.set_offload, 0);
+        if (!tap.raised) return;
+        const asking = try sys.interfaceSocket();
+        defer sys.close(asking);
+        var asked: Request = .of(tap.name);
+        try sys.ioctl(asking, request.get_flags, @intFromPtr(&asked));
+        asked.value.flags &= ~@as(u16, interface_up);
+        try sys.ioctl(asking, request.set_flags, @intFromPtr(&asked));
+    }
+};
+
+const common_features = bit(spec.Feature.csum) | bit(spec.Feature.host_tso4) | bit(spec.Feature.host_tso6) |
+    bit(spec.Feature.host_ecn) | bit(spec.Feature.host_ufo);
+
+fn bit(feature: u6) u64 {
+    return @as(u64, 1) << feature;
+}
