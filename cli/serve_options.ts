@@ -19,7 +19,9 @@ A port's settings, parted by commas (a comma within a value is written twice):
   mac=MAC, mtu=BYTES   for the QEMU arguments; frames longer than the MTU are not delivered
   features=-NAME       withholds a feature, such as -EVENT_IDX or -RING_PACKED; several: -MQ-MTU
 
-Uplinks: tap:IF is a tap, made if it is not there; it goes at the end if it was made. Settings, parted by commas:
+Uplinks, and their settings, parted by commas:
+  tap:IF       a tap, made if it is not there; what was made goes at the end
+  packet:IF    all that an interface there is receives, and is sent through it; needs CAP_NET_RAW
   name=NAME, queues=N, mtu=BYTES
 
 Examples:
@@ -45,7 +47,10 @@ function defineOptions() {
     )
     .addOption(new Option("--port <settings>", "make one port; may be repeated, see below").argParser(collectPort))
     .addOption(
-      new Option("--uplink <kind:interface>", "lead to an interface of the host's: tap:IF; may be repeated, see below")
+      new Option(
+        "--uplink <kind:interface>",
+        "lead to an interface of the host's: tap:IF or packet:IF; may be repeated, see below",
+      )
         .argParser(collectUplink),
     )
     .option("--dir <dir>", "where sockets go (default: $XDG_RUNTIME_DIR/vhostctl or /run/vhostctl)")

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { macText, makeOffer, type PortPlan, vhostMac } from "../mod.ts";
+import { macText, makeOffer, type PortPlan, type UplinkKindName, vhostMac } from "../mod.ts";
 import { UsageError } from "./error.ts";
 import { wholeNumber } from "./option.ts";
 import { checkTwice, portName, settings } from "./port_option.ts";
@@ -11,14 +11,14 @@ import { advice } from "./suggestion.ts";
 
 /** An uplink as `--uplink` says it. */
 export interface UplinkOption {
-  readonly kind: "tap";
+  readonly kind: UplinkKindName;
   readonly interface: string;
   readonly name?: string;
   readonly queues?: number;
   readonly mtu?: number;
 }
 
-const kinds = ["tap"] as const;
+const kinds: readonly UplinkKindName[] = ["tap", "packet"];
 
 const parsers = {
   name: portName,

@@ -129,8 +129,8 @@ export class Port implements Dataplane, Disposable {
   }
 
   /**
-   * Makes the port lead to an interface, a queue pair to each of its own: toGuest is then to the interface. All of it is
-   * up at once. Ends with `reset`.
+   * Makes the port lead to an interface, a queue pair to each of its own: toGuest is then to the interface. All of it
+   * is up at once. Ends with `reset`.
    */
   attach(uplink: Uplink): void {
     check(`attach port ${this.number} to ${uplink.name}`, library().port_attach(...this.#place(), uplink.handle));

@@ -4,7 +4,7 @@
  * @module
  */
 import { UplinkKind, UplinkStep } from "./abi.gen.ts";
-import { library, VringError } from "./library.ts";
+import { check, library, VringError } from "./library.ts";
 import { readStruct, writeStruct } from "./struct.ts";
 
 /** How frames come from and go to the interface. */
@@ -32,35 +32,49 @@ export class UplinkError extends VringError {
   }
 }
 
-const errno = { perm: 1, noent: 2, nxio: 6, acces: 13, busy: 16, nodev: 19, inval: 22, toobig: 7 } as const;
+const errno = { perm: 1, nomem: 12, acces: 13, busy: 16, nodev: 19, inval: 22 } as const;
 
 type StepName = keyof typeof UplinkStep;
 
 /** What to do, by step and reason. */
-function explain(step: StepName, reason: number, { name, queuePairs = 1 }: UplinkOptions): string | undefined {
+function explain(step: StepName, reason: number, options: UplinkOptions): string | undefined {
+  if (step === "mtu" && reason === errno.perm) return "it takes CAP_NET_ADMIN to set an MTU: leave mtu= out";
+  if (step === "mtu") return "it does not take such an MTU: give mtu=68 to 65521";
+  return options.kind === "tap" ? explainTap(step, reason, options) : explainPacket(step, reason);
+}
+
+function explainTap(step: StepName, reason: number, { name, queuePairs = 1 }: UplinkOptions): string | undefined {
   const several = queuePairs > 1 ? " multi_queue" : "";
   if (step === "device" && reason === errno.acces) {
     return "no permission for /dev/net/tun: run as root, or chmod 0666 it";
   }
   if (step === "device") return "no /dev/net/tun: modprobe tun";
-  if (step === "attach" && reason === errno.perm) {
-    return "it takes CAP_NET_ADMIN to make a tap, or to use somebody else's: run as root, or first, as root: " +
-      `ip tuntap add ${name} mode tap user $USER${several} vnet_hdr && ip link set ${name} up`;
+  if (step !== "attach") return undefined;
+  switch (reason) {
+    case errno.perm:
+      return "it takes CAP_NET_ADMIN to make a tap, or to use somebody else's: run as root, or first, as root: " +
+        `ip tuntap add ${name} mode tap user $USER${several} vnet_hdr && ip link set ${name} up`;
+    case errno.busy:
+      return "it is in use: end who uses it, or choose another name";
+    case errno.inval:
+      return queuePairs > 1
+        ? "it is no tap, or one for a single queue: leave queues= out, or make it with multi_queue"
+        : "it is no tap: choose another name";
+    default:
+      return undefined;
   }
-  if (step === "attach" && reason === errno.busy) return "it is in use: end who uses it, or choose another name";
-  if (step === "attach" && reason === errno.inval) {
-    return queuePairs > 1
-      ? `it is no tap, or one for a single queue: leave queues= out, or make it with multi_queue`
-      : "it is no tap: choose another name";
-  }
-  if (step === "attach" && reason === errno.toobig) return "too many queues";
-  if (step === "mtu" && reason === errno.perm) return `it takes CAP_NET_ADMIN to set an MTU: leave mtu= out`;
-  if (step === "mtu") return "it does not take such an MTU: give mtu=68 to 65521";
+}
+
+function explainPacket(step: StepName, reason: number): string | undefined {
+  if (step === "device" && reason === errno.perm) return "it takes CAP_NET_RAW: run as root, or setcap cap_net_raw+ep";
+  if (step === "attach" && reason === errno.nodev) return "no such interface: choose one of ip link";
+  if (step === "offload" && reason === errno.inval) return "this Linux has no virtio-net headers for it: use tap:IF";
+  if (step === "offload" && reason === errno.nomem) return "no 17 MiB of memory for each queue: give fewer queues=";
   return undefined;
 }
 
 function isLacking(step: StepName, reason: number): boolean {
-  return step === "device" || reason === errno.perm;
+  return step === "device" || reason === errno.perm || reason === errno.nomem;
 }
 
 /**
@@ -116,6 +130,11 @@ export class Uplink implements Disposable {
   get handle(): number {
     if (this.#handle === 0) throw new TypeError(`Cannot use interface ${this.name}: closed`);
     return this.#handle;
+  }
+
+  /** Whether it was deleted meanwhile, and perhaps made anew. */
+  get gone(): boolean {
+    return check(`look for interface ${this.name}`, library().uplink_gone(this.handle)) === 1;
   }
 
   /** May be called again. */

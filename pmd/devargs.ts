@@ -69,8 +69,18 @@ export interface TapVdev {
   readonly mac?: string | undefined;
 }
 
+/** `net_af_packetN`: an interface of the host's that is there. The defaults are those of "AF_PACKET PMD". */
+export interface PacketVdev {
+  readonly driver: "packet";
+  /** As given: `net_af_packet0`. */
+  readonly name: string;
+  readonly iface: string;
+  /** Queue pairs: 1 to 128, by default 1. */
+  readonly queues: number;
+}
+
 /** What a vdev string asks for. */
-export type Vdev = VhostVdev | VirtioUserVdev | TapVdev;
+export type Vdev = VhostVdev | VirtioUserVdev | TapVdev | PacketVdev;
 
 /** What DPDK calls them. */
 export const driverNames = {
@@ -161,16 +171,36 @@ const virtioUserKeys = {
   cq: flag,
 };
 
+const interfaceName: Key<string> = {
+  read: (value) => /^[^\s/]{1,15}$/.test(value) && value !== "." && value !== ".." ? value : undefined,
+  advice: "give the name of an interface, 1 to 15 bytes",
+};
+
 const tapKeys = {
-  iface: {
-    read: (value) => /^[^\s/]{1,15}$/.test(value) && value !== "." && value !== ".." ? value : undefined,
-    advice: "give the name of an interface, 1 to 15 bytes",
-  } satisfies Key<string>,
+  iface: interfaceName,
   mac,
   // DPDK has as many as the application sets up.
   queues: wholeNumber(limits.queuePairs),
   remote: refused("a bridge joins interfaces: ip link set IF master BRIDGE"),
   persist: refused("an interface that was there before stays: ip tuntap add"),
+};
+
+const ringSize = refused("the ring has 255 places of 68 KiB, for packets that are not cut");
+
+const packetKeys = {
+  iface: interfaceName,
+  qpairs: wholeNumber(limits.queuePairs),
+  qdisc_bypass: {
+    read: (value) => value === "1" ? true : undefined,
+    advice: "give 1: packets go past the queueing discipline",
+  } satisfies Key<true>,
+  fanout_mode: {
+    read: (value) => value === "hash" ? value : undefined,
+    advice: "give hash: a flow stays in its queue",
+  } satisfies Key<string>,
+  blocksz: ringSize,
+  framesz: ringSize,
+  framecnt: ringSize,
 };
 
 function choose(words: readonly string[]): string {
@@ -198,8 +228,8 @@ function readPairs<Keys extends Record<string, Key<unknown>>>(name: string, pair
   return values as Values<Keys>;
 }
 
-function missing(name: string, key: string): never {
-  throw new DevargsError(`missing in ${name}: ${key}: add ${key}=PATH`);
+function missing(name: string, key: string, value = "PATH"): never {
+  throw new DevargsError(`missing in ${name}: ${key}: add ${key}=${value}`);
 }
 
 /**
@@ -245,6 +275,12 @@ function tap(name: string, pairs: string[]): TapVdev {
   return { driver: "tap", name, iface, queues, mac: values.mac };
 }
 
+function packet(name: string, pairs: string[]): PacketVdev {
+  const values = readPairs(name, pairs, packetKeys);
+  const { iface = missing(name, "iface", "INTERFACE"), qpairs = 1 } = values;
+  return { driver: "packet", name, iface, queues: qpairs };
+}
+
 /** By what names begin with. */
 const drivers = new Map<string, (name: string, pairs: string[]) => Vdev>([
   ["eth_vhost", vhost],
@@ -252,9 +288,10 @@ const drivers = new Map<string, (name: string, pairs: string[]) => Vdev>([
   ["virtio_user", virtioUser],
   ["net_virtio_user", virtioUser],
   ["net_tap", tap],
+  ["net_af_packet", packet],
 ]);
 
-const laterDrivers = ["net_af_packet", "net_af_xdp", "vhost_pci"];
+const laterDrivers = ["net_af_xdp", "vhost_pci"];
 
 /**
  * Parses one vdev string. Nothing is looked up: neither paths nor other vdevs.

@@ -6,7 +6,7 @@
 import { isAbsolute, join, normalize } from "node:path";
 import type { UplinkKindName } from "../ffi/uplink.ts";
 import { makeOffer, type Offer } from "../vhost/offer.ts";
-import type { TapVdev, Vdev } from "./devargs.ts";
+import type { PacketVdev, TapVdev, Vdev } from "./devargs.ts";
 
 /** Who listens on the socket: we (`server`) or the front end. */
 export type PortMode = "server" | "client";
@@ -72,7 +72,7 @@ export interface VdevUse {
 
 /** The port that a vdev string asks for. */
 export function planVdev(vdev: Vdev, use: VdevUse): PortPlan {
-  if (vdev.driver === "tap") return planTap(vdev, use);
+  if (vdev.driver === "tap" || vdev.driver === "packet") return planUplink(vdev, use);
   const path = vdev.driver === "vhost" ? vdev.iface : vdev.path;
   const isServer = vdev.driver === "vhost" ? !vdev.client : vdev.server;
   const withheld = [...vdev.driver === "vhost" ? vdev.features : [], ...use.withheld ?? []];
@@ -88,14 +88,14 @@ export function planVdev(vdev: Vdev, use: VdevUse): PortPlan {
   return { ...plan, mac: vdev.mac ?? randomMac(), driver: { queueSize, packed, mergeable, inOrder } };
 }
 
-function planTap({ name, iface, mac }: TapVdev, { number, queuePairs }: VdevUse): PortPlan {
+function planUplink(vdev: TapVdev | PacketVdev, { number, queuePairs }: VdevUse): PortPlan {
   return {
-    name,
+    name: vdev.name,
     socket: "",
     mode: "client",
-    mac: mac ?? macText(vhostMac(number)),
+    mac: (vdev.driver === "tap" ? vdev.mac : undefined) ?? macText(vhostMac(number)),
     offer: makeOffer({ queuePairs }),
-    uplink: { kind: "tap", interface: iface },
+    uplink: { kind: vdev.driver, interface: vdev.iface },
   };
 }
 

@@ -49,7 +49,7 @@ export class UplinkServer implements PortService {
 
   /** Attaches again to an interface that was deleted, once it is there again or can be made. */
   tick(): void {
-    if (this.#uplink !== undefined) return;
+    if (this.#uplink !== undefined) return this.#uplink.gone ? this.#detach() : undefined;
     try {
       this.#attach();
     } catch (error) {
@@ -59,7 +59,10 @@ export class UplinkServer implements PortService {
 
   lookForBroken(): void {
     const rings = Array.from({ length: 2 * (this.#uplink?.queuePairs ?? 0) }, (_, ring) => ring);
-    if (rings.every((ring) => this.port.vringState(ring).broken === undefined)) return;
+    if (rings.some((ring) => this.port.vringState(ring).broken !== undefined)) this.#detach();
+  }
+
+  #detach(): void {
     this[Symbol.dispose]();
     this.#tell({ event: "detached", interface: this.#parts.plan.uplink.interface });
   }

@@ -329,26 +329,23 @@ pub const Engine = struct {
 
     /// Makes a port lead to an interface, a queue pair to each of its own, until the port is reset.
     pub fn attach(engine: *Engine, port: *Port, uplink: *const Uplink) Error!void {
-        if (2 * uplink.fds().len > port.vrings.len) return error.InvalidArgument;
+        if (2 * uplink.queuePairs() > port.vrings.len) return error.InvalidArgument;
         try engine.hold();
         defer engine.release();
         errdefer engine.stopAll(port);
-        for (uplink.fds(), 0..) |fd, pair| {
-            try engine.attachVring(port, &port.vrings[2 * pair], fd, uplink.features());
-            try engine.attachVring(port, &port.vrings[2 * pair + 1], fd, uplink.features());
+        for (port.vrings[0 .. 2 * uplink.queuePairs()], 0..) |*vring, index| {
+            try engine.attachVring(port, vring, try uplink.queue(index / 2, port.isFromGuest(vring)));
         }
         engine.fabric.refresh();
     }
 
-    fn attachVring(engine: *Engine, port: *Port, vring: *Vring, fd: i32, features: u64) Error!void {
-        const receives = port.isFromGuest(vring);
-        const queue = try UplinkQueue.create(fd, features, receives);
+    fn attachVring(engine: *Engine, port: *Port, vring: *Vring, queue: *UplinkQueue) Error!void {
         vring.attach(queue) catch |reason| {
             queue.destroy();
             return reason;
         };
-        if (!receives) return;
-        replaceFd(vring, .kick, try sys.duplicate(fd));
+        if (!port.isFromGuest(vring)) return;
+        replaceFd(vring, .kick, try sys.duplicate(queue.fd));
         try engine.place(port, vring);
     }
 

@@ -134,6 +134,12 @@ pub export fn uplink_close(handle: u32) i32 {
     return 0;
 }
 
+/// 1: the interface was deleted meanwhile, and perhaps made anew; else 0.
+pub export fn uplink_gone(handle: u32) i32 {
+    const uplink = uplinks.get(handle) orelse return status(.no_such_handle);
+    return @intFromBool(uplink.isGone());
+}
+
 /// Makes a port lead to an interface, until `port_reset`.
 pub export fn port_attach(handle: u32, number: u32, uplink_handle: u32) i32 {
     const place = portOf(handle, number) orelse return status(.no_such_handle);

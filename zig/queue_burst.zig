@@ -2,6 +2,7 @@
 //! interface of the host's.
 
 const std = @import("std");
+const Arrival = @import("packet_ring.zig").Arrival;
 const burst_file = @import("burst.zig");
 const DriverQueue = @import("driver_queue.zig").DriverQueue;
 const net_header = @import("net_header.zig");
@@ -15,7 +16,6 @@ const Frame = burst_file.Frame;
 const Mask = burst_file.Mask;
 const NetHeader = spec.NetHeader;
 
-const header_bytes = @sizeOf(NetHeader);
 const every_feature = ~@as(u64, 0);
 
 /// See `Burst.collect`.
@@ -49,17 +49,21 @@ fn collectBuffers(burst: *Burst, vring: *Vring, queue: *DriverQueue, frames_max:
 }
 
 fn collectPackets(burst: *Burst, vring: *Vring, queue: *UplinkQueue, frames_max: u32) !void {
-    while (burst.count < frames_max) {
-        const bytes = try queue.read(burst.count) orelse return;
-        if (bytes.len < header_bytes + spec.ethernet_header_bytes) {
-            vring.stats.drop_runt += 1;
-            continue;
+    var arrival: Arrival = undefined;
+    while (burst.count < frames_max and try queue.read(&arrival)) {
+        const segments = burst.source.items[burst.source.used + 1 ..][0..arrival.count];
+        var total: u32 = 0;
+        for (segments, arrival.segments[0..arrival.count]) |*segment, found| {
+            segment.* = found;
+            total += found.len;
         }
-        var header: NetHeader = undefined;
-        @memcpy(std.mem.asBytes(&header), bytes[0..header_bytes]);
-        const segments = burst.source.items[burst.source.used + 1 ..][0..1];
-        segments[0] = .{ .base = bytes[header_bytes..].ptr, .len = @intCast(bytes.len - header_bytes) };
-        if (addFrame(burst, vring, segments, segments[0].len, header)) |drop| drop.* += 1;
+        const drop = if (total < spec.ethernet_header_bytes)
+            &vring.stats.drop_runt
+        else if (total < arrival.len or total > net_header.frame_bytes_max)
+            &vring.stats.drop_too_big
+        else
+            addFrame(burst, vring, segments, total, arrival.header) orelse continue;
+        drop.* += 1;
     }
 }
 
@@ -68,7 +72,10 @@ pub fn giveBack(burst: *Burst, vring: *Vring) Used {
     return switch (vring.peer) {
         .guest => burst.giveBack(vring),
         .back_end => |queue| if (queue.taken == 0) .{} else queue.offer(),
-        .uplink => .{},
+        .uplink => |queue| {
+            queue.giveBack();
+            return .{};
+        },
     };
 }
 

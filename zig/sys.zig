@@ -281,6 +281,46 @@ pub fn epollWait(set: i32, events: []Event, timeout_ms: i32) []Event {
 
 // Devices and interfaces.
 
+/// Of all kinds of packets, none yet: see `bindPacket`.
+pub fn packetSocket() Error!i32 {
+    return checkFd(linux.socket(linux.AF.PACKET, linux.SOCK.RAW | socket_flags, 0));
+}
+
+pub fn bindPacket(fd: i32, interface_index: i32) Error!void {
+    const every_protocol = 3;
+    const address: linux.sockaddr.ll = .{
+        .protocol = std.mem.nativeToBig(u16, every_protocol),
+        .ifindex = interface_index,
+        .hatype = 0,
+        .pkttype = 0,
+        .halen = 0,
+        .addr = @splat(0),
+    };
+    _ = try check(linux.bind(fd, @ptrCast(&address), @sizeOf(linux.sockaddr.ll)));
+}
+
+const packet_level = 263;
+
+pub fn setPacketOption(fd: i32, name: u32, value: []const u8) Error!void {
+    _ = try check(linux.setsockopt(fd, packet_level, name, value.ptr, @intCast(value.len)));
+}
+
+pub fn packetOption(fd: i32, name: u32) Error!u32 {
+    var value: u32 = 0;
+    var len: linux.socklen_t = @sizeOf(u32);
+    _ = try check(linux.getsockopt(fd, packet_level, name, @ptrCast(&value), &len));
+    return value;
+}
+
+pub fn kernelIsAtLeast(major: u32, minor: u32) bool {
+    var name: linux.utsname = undefined;
+    if (linux.errno(linux.uname(&name)) != .SUCCESS) return false;
+    var parts = std.mem.tokenizeAny(u8, &name.release, ".-+\x00");
+    const found_major = std.fmt.parseInt(u32, parts.next() orelse "", 10) catch return false;
+    const found_minor = std.fmt.parseInt(u32, parts.next() orelse "", 10) catch return false;
+    return found_major > major or (found_major == major and found_minor >= minor);
+}
+
 /// To be read from and written to without waiting.
 pub fn openDevice(path: [*:0]const u8) Error!i32 {
     return checkFd(linux.open(path, .{ .ACCMODE = .RDWR, .NONBLOCK = true, .CLOEXEC = true }, 0));

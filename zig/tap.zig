@@ -3,6 +3,7 @@
 
 const std = @import("std");
 const abi = @import("abi.zig");
+const interface = @import("interface.zig");
 const spec = @import("spec.zig");
 const sys = @import("sys.zig");
 
@@ -16,11 +17,6 @@ const request = struct {
     const get_header_bytes = 0x800454d7;
     const set_header_bytes = 0x400454d8;
     const set_little_endian = 0x400454dc;
-    const get_index = 0x8933;
-    const get_flags = 0x8913;
-    const set_flags = 0x8914;
-    const get_mtu = 0x8921;
-    const set_mtu = 0x8922;
 };
 
 const flag = struct {
@@ -30,8 +26,6 @@ const flag = struct {
     const net_header = 0x4000;
 };
 
-const interface_up = 1;
-
 const offload = struct {
     const csum = 0x01;
     const tso4 = 0x02;
@@ -39,16 +33,6 @@ const offload = struct {
     const tso_ecn = 0x08;
     /// Both or none.
     const uso = 0x20 | 0x40;
-};
-
-/// struct ifreq.
-const Request = extern struct {
-    name: [16]u8,
-    value: extern union { flags: u16, number: i32, bytes: [24]u8 },
-
-    fn of(name: [16]u8) Request {
-        return .{ .name = name, .value = .{ .bytes = @splat(0) } };
-    }
 };
 
 /// Some queues of one interface.
@@ -65,10 +49,7 @@ pub const Tap = struct {
 
     /// Fills in what is found, and at a failure the step.
     pub fn open(tap: *Tap, config: *abi.Uplink) sys.Error!void {
-        const asking = try sys.interfaceSocket();
-        defer sys.close(asking);
-        var asked: Request = .of(config.name);
-        const existed = if (sys.ioctl(asking, request.get_index, @intFromPtr(&asked))) |_| true else |_| false;
+        const existed = if (interface.indexOf(config.name)) |_| true else |_| false;
         tap.* = .{
             .name = config.name,
             .fds = undefined,
@@ -84,9 +65,9 @@ pub const Tap = struct {
         config.step = .offload;
         try tap.setOffloads();
         config.step = .mtu;
-        try setMtu(asking, config);
+        try interface.setMtu(config);
         config.step = .up;
-        try tap.raise(asking, config);
+        try tap.raise(config);
         config.step = .none;
     }
 
@@ -114,7 +95,7 @@ pub const Tap = struct {
 
     /// A queue without a header is not refused: look.
     fn attach(fd: i32, config: *abi.Uplink, flags: u16) sys.Error!void {
-        var asked: Request = .of(config.name);
+        var asked: interface.Request = .of(config.name);
         asked.value.flags = flags;
         try sys.ioctl(fd, request.set_interface, @intFromPtr(&asked));
         try sys.ioctl(fd, request.get_interface, @intFromPtr(&asked));
@@ -130,30 +111,15 @@ pub const Tap = struct {
         const little: i32 = 1;
         try sys.ioctl(fd, request.set_little_endian, @intFromPtr(&little));
         const some = offload.csum | offload.tso4 | offload.tso6 | offload.tso_ecn;
-        tap.features = common_features;
-        // Linux 6.2 and later.
-        if (sys.ioctl(fd, request.set_offload, some | offload.uso)) |_| {
-            tap.features |= bit(spec.Feature.host_uso);
-        } else |_| try sys.ioctl(fd, request.set_offload, some);
+        const uso = if (sys.ioctl(fd, request.set_offload, some | offload.uso)) |_| true else |_| false;
+        if (!uso) try sys.ioctl(fd, request.set_offload, some);
+        tap.features = interface.kernelFeatures(uso);
     }
 
-    fn setMtu(asking: i32, config: *abi.Uplink) sys.Error!void {
-        var asked: Request = .of(config.name);
-        if (config.mtu != 0) {
-            asked.value.number = @intCast(config.mtu);
-            try sys.ioctl(asking, request.set_mtu, @intFromPtr(&asked));
-        }
-        try sys.ioctl(asking, request.get_mtu, @intFromPtr(&asked));
-        config.mtu = @intCast(asked.value.number);
-    }
-
-    fn raise(tap: *Tap, asking: i32, config: *abi.Uplink) sys.Error!void {
-        var asked: Request = .of(config.name);
-        try sys.ioctl(asking, request.get_flags, @intFromPtr(&asked));
+    fn raise(tap: *Tap, config: *abi.Uplink) sys.Error!void {
         config.up = 1;
-        if (asked.value.flags & interface_up != 0) return;
-        asked.value.flags |= interface_up;
-        sys.ioctl(asking, request.set_flags, @intFromPtr(&asked)) catch |reason| {
+        if (try interface.isUp(config.name)) return;
+        interface.setUp(config.name, true) catch |reason| {
             config.up = 0;
             // Its owner without capabilities may use it, and somebody else has to set it up.
             return if (tap.created) reason else {};
@@ -172,19 +138,6 @@ pub const Tap = struct {
         const fd = tap.fds[0];
         if (tap.header_bytes != 0) try sys.ioctl(fd, request.set_header_bytes, @intFromPtr(&tap.header_bytes));
         try sys.ioctl(fd, request.set_offload, 0);
-        if (!tap.raised) return;
-        const asking = try sys.interfaceSocket();
-        defer sys.close(asking);
-        var asked: Request = .of(tap.name);
-        try sys.ioctl(asking, request.get_flags, @intFromPtr(&asked));
-        asked.value.flags &= ~@as(u16, interface_up);
-        try sys.ioctl(asking, request.set_flags, @intFromPtr(&asked));
+        if (tap.raised) try interface.setUp(tap.name, false);
     }
 };
-
-const common_features = bit(spec.Feature.csum) | bit(spec.Feature.host_tso4) | bit(spec.Feature.host_tso6) |
-    bit(spec.Feature.host_ecn) | bit(spec.Feature.host_ufo);
-
-fn bit(feature: u6) u64 {
-    return @as(u64, 1) << feature;
-}

@@ -2,37 +2,80 @@
 
 const std = @import("std");
 const abi = @import("abi.zig");
+const interface = @import("interface.zig");
+const PacketSockets = @import("packet_socket.zig").PacketSockets;
+const spec = @import("spec.zig");
 const sys = @import("sys.zig");
 const Tap = @import("tap.zig").Tap;
+const UplinkQueue = @import("uplink_queue.zig").UplinkQueue;
 
 pub const Error = error{ InvalidArgument, OutOfMemory, System };
 
 pub const Uplink = struct {
-    tap: Tap,
+    name: [16]u8,
+    /// Of the interface, as long as it is the same.
+    index: i32,
+    way: union(abi.UplinkKind) { tap: Tap, packet: PacketSockets },
 
     /// Fills in what is found, and at a failure the step.
     pub fn open(config: *abi.Uplink) Error!*Uplink {
         const has_end = std.mem.findScalar(u8, &config.name, 0) != null;
-        if (!has_end or config.name[0] == 0 or config.kind != .tap) return error.InvalidArgument;
+        if (!has_end or config.name[0] == 0) return error.InvalidArgument;
         if (config.queue_pairs == 0 or config.queue_pairs > abi.queue_pairs_max) return error.InvalidArgument;
         const uplink = try std.heap.c_allocator.create(Uplink);
         errdefer std.heap.c_allocator.destroy(uplink);
-        try uplink.tap.open(config);
+        uplink.name = config.name;
+        switch (config.kind) {
+            .tap => {
+                uplink.way = .{ .tap = undefined };
+                try uplink.way.tap.open(config);
+            },
+            .packet => {
+                uplink.way = .{ .packet = undefined };
+                try uplink.way.packet.open(config);
+            },
+        }
+        uplink.index = interface.indexOf(config.name) catch -1;
         return uplink;
     }
 
     /// What was made goes, and what was there before is as it was. Ports that are attached still have it.
     pub fn close(uplink: *Uplink) void {
-        uplink.tap.close();
+        switch (uplink.way) {
+            inline else => |*way| way.close(),
+        }
         std.heap.c_allocator.destroy(uplink);
     }
 
-    pub fn fds(uplink: *const Uplink) []const i32 {
-        return uplink.tap.fds[0..uplink.tap.queue_pairs];
+    /// Whether the interface was deleted meanwhile, and perhaps made anew.
+    pub fn isGone(uplink: *const Uplink) bool {
+        const index = interface.indexOf(uplink.name) catch return true;
+        return index != uplink.index;
     }
 
-    /// What the kernel does to frames for us, as features of a device.
-    pub fn features(uplink: *const Uplink) u64 {
-        return uplink.tap.features;
+    pub fn queuePairs(uplink: *const Uplink) u32 {
+        return switch (uplink.way) {
+            inline else => |*way| way.queue_pairs,
+        };
+    }
+
+    /// A queue of it for one direction, whose owner the caller is.
+    pub fn queue(uplink: *const Uplink, pair: usize, receives: bool) UplinkQueue.Error!*UplinkQueue {
+        return UplinkQueue.create(switch (uplink.way) {
+            .tap => |*tap| .{
+                .fd = tap.fds[pair],
+                .features = tap.features,
+                .header_bytes = @sizeOf(spec.NetHeader),
+                .receives = receives,
+                .has_ring = false,
+            },
+            .packet => |*sockets| .{
+                .fd = sockets.fds[pair],
+                .features = sockets.features,
+                .header_bytes = sockets.header_bytes,
+                .receives = receives,
+                .has_ring = true,
+            },
+        });
     }
 };

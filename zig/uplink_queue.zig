@@ -1,85 +1,101 @@
-//! A queue of an interface of the host's, one direction of it: a file descriptor that takes and brings frames behind
-//! virtio-net headers, one a call.
+//! A queue of an interface of the host's, one direction of it: frames behind virtio-net headers, given to the kernel
+//! one a call, and read or found in a ring.
 
 const std = @import("std");
 const abi = @import("abi.zig");
 const chain = @import("chain.zig");
 const Frame = @import("frame.zig").Frame;
-const net_header = @import("net_header.zig");
-const spec = @import("spec.zig");
+const packet_ring = @import("packet_ring.zig");
 const sys = @import("sys.zig");
 
-const NetHeader = spec.NetHeader;
-const header_bytes = @sizeOf(NetHeader);
-
-/// While others are busy, we look this often whether something came.
-const look_cycles = 4096;
-
-comptime {
-    std.debug.assert(abi.packet_room_max >= header_bytes + net_header.frame_bytes_max);
-}
+const Arrival = packet_ring.Arrival;
+const PacketReader = @import("packet_reader.zig").PacketReader;
+const PacketRing = packet_ring.PacketRing;
+const allocator = std.heap.c_allocator;
 
 pub const UplinkQueue = struct {
     fd: i32,
     /// What the kernel does for us, as features of a device.
     features: u64,
-    receives: bool,
-    /// Receiving, for a burst; sending, for a frame in too many segments. Only what frames filled is ever real.
-    room: sys.Map,
-    /// Nothing was there when it was last read, and nobody told of more.
-    drained: bool,
-    looked: u64,
+    /// Of what is sent.
+    header_bytes: u32,
+    source: Source,
+    /// For a frame in too many segments. Only what frames filled is ever real.
+    linear: sys.Map,
+
+    const Source = union(enum) { none, reader: PacketReader, ring: *PacketRing };
 
     pub const Error = error{ OutOfMemory, System };
 
-    /// `fd` is borrowed for this call.
-    pub fn create(fd: i32, features: u64, receives: bool) Error!*UplinkQueue {
-        const queue = try std.heap.c_allocator.create(UplinkQueue);
-        errdefer std.heap.c_allocator.destroy(queue);
-        queue.* = .{
-            .fd = try sys.duplicate(fd),
-            .features = features,
-            .receives = receives,
-            .room = undefined,
-            .drained = false,
-            .looked = 0,
-        };
+    /// How to make one. The fd is borrowed for the call.
+    pub const Config = struct { fd: i32, features: u64, header_bytes: u32, receives: bool, has_ring: bool };
+
+    pub fn create(config: Config) Error!*UplinkQueue {
+        const queue = try allocator.create(UplinkQueue);
+        errdefer allocator.destroy(queue);
+        queue.features = config.features;
+        queue.header_bytes = config.header_bytes;
+        queue.fd = try sys.duplicate(config.fd);
         errdefer sys.close(queue.fd);
-        queue.room = try sys.mapPrivate(if (receives) abi.packets_max * abi.packet_room_max else abi.packet_room_max);
+        queue.linear = try sys.mapPrivate(abi.packet_room_max);
+        errdefer sys.unmap(queue.linear);
+        queue.source = .none;
+        if (!config.receives) return queue;
+        if (config.has_ring) {
+            const ring = try allocator.create(PacketRing);
+            errdefer allocator.destroy(ring);
+            try ring.open(queue.fd);
+            queue.source = .{ .ring = ring };
+        } else {
+            queue.source = .{ .reader = try PacketReader.open(queue.fd) };
+        }
         return queue;
     }
 
     pub fn destroy(queue: *UplinkQueue) void {
-        sys.unmap(queue.room);
+        switch (queue.source) {
+            .none => {},
+            .reader => |*reader| reader.close(),
+            .ring => |ring| {
+                ring.close();
+                allocator.destroy(ring);
+            },
+        }
+        sys.unmap(queue.linear);
         sys.close(queue.fd);
-        std.heap.c_allocator.destroy(queue);
+        allocator.destroy(queue);
     }
 
-    /// Whether there is something to be read. It does not look every time.
+    /// Whether there is something to be read. It need not look every time.
     pub fn pending(queue: *UplinkQueue) bool {
-        if (!queue.drained) return queue.receives;
-        const now = sys.cycles();
-        if (now -% queue.looked < look_cycles) return false;
-        queue.looked = now;
-        queue.drained = !sys.isReadable(queue.fd);
-        return !queue.drained;
+        return switch (queue.source) {
+            .none => false,
+            .reader => |*reader| reader.pending(),
+            .ring => |ring| ring.pending(),
+        };
     }
 
     /// Something came, says epoll.
     pub fn woken(queue: *UplinkQueue) void {
-        queue.drained = false;
+        if (queue.source == .reader) queue.source.reader.drained = false;
     }
 
-    /// The next packet, header first, in place `slot` of the room until that is read into again; null: there is none.
-    pub fn read(queue: *UplinkQueue, slot: usize) error{InterfaceGone}!?[]u8 {
-        const bytes = queue.room[slot * abi.packet_room_max ..][0..abi.packet_room_max];
-        const len = sys.readFile(queue.fd, bytes) catch {
-            queue.drained = true;
-            queue.looked = sys.cycles();
-            if (isGone(sys.lastErrno())) return error.InterfaceGone;
-            return null;
+    /// The next packet of a burst, good until `giveBack`. False: there is none.
+    pub fn read(queue: *UplinkQueue, arrival: *Arrival) error{InterfaceGone}!bool {
+        return switch (queue.source) {
+            .none => false,
+            .reader => |*reader| reader.read(arrival),
+            .ring => |ring| ring.read(arrival),
         };
-        return bytes[0..len];
+    }
+
+    /// The burst is over.
+    pub fn giveBack(queue: *UplinkQueue) void {
+        switch (queue.source) {
+            .none => {},
+            .reader => |*reader| reader.taken = 0,
+            .ring => |ring| ring.giveBack(),
+        }
     }
 
     /// Gives the kernel a frame, or returns the counter of why it took none.
@@ -87,7 +103,7 @@ pub const UplinkQueue = struct {
         var header = frame.header;
         header.num_buffers = 0;
         var vectors: [sys.vectors_max]sys.Vector = undefined;
-        vectors[0] = .{ .base = std.mem.asBytes(&header), .len = header_bytes };
+        vectors[0] = .{ .base = std.mem.asBytes(&header), .len = queue.header_bytes };
         var count: usize = 2;
         if (frame.segments.len < vectors.len) {
             count = frame.segments.len + 1;
@@ -96,16 +112,12 @@ pub const UplinkQueue = struct {
             }
         } else {
             var cursor: chain.Cursor = .{ .segments = frame.segments };
-            vectors[1] = .{ .base = queue.room.ptr, .len = cursor.read(queue.room[0..frame.len]) };
+            vectors[1] = .{ .base = queue.linear.ptr, .len = cursor.read(queue.linear[0..frame.len]) };
         }
         sys.writePacket(queue.fd, vectors[0..count]) catch return dropOf(sys.lastErrno(), stats);
         return null;
     }
 };
-
-fn isGone(errno: u16) bool {
-    return errno == sys.errno_bad_state or errno == sys.errno_no_device;
-}
 
 fn dropOf(errno: u16, stats: *abi.VringStats) *u64 {
     return switch (errno) {

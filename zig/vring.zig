@@ -51,8 +51,8 @@ pub const Vring = struct {
     /// Of a ring from a guest on a lane: frames of ours that are to go first, and the flow of the next one.
     first: u32,
     flow: u32,
-    /// Whom it leads to. But for a guest nothing else above counts but the fds: `kick` is what wakes us, `call` what wakes
-    /// a back end.
+    /// Whom it leads to. But for a guest nothing else above counts but the fds: `kick` is what wakes us, `call` what
+    /// wakes a back end.
     peer: Peer,
     stats: abi.VringStats,
 

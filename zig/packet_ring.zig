@@ -1,0 +1,121 @@
+//! Packets of an AF_PACKET socket in a ring that the kernel shares with us: version 2, since there a packet is shown as
+//! soon as it is there (Linux, Documentation/networking/packet_mmap.rst).
+
+const std = @import("std");
+const abi = @import("abi.zig");
+const chain = @import("chain.zig");
+const spec = @import("spec.zig");
+const sys = @import("sys.zig");
+
+const Segment = chain.Segment;
+
+/// A slot holds the longest packet that the kernel does not cut, and what is in front of it.
+pub const slot_bytes = 17 * 4096;
+pub const block_bytes = 1 << 20;
+pub const slots_in_block = block_bytes / slot_bytes;
+pub const blocks = 17;
+const slots = blocks * slots_in_block;
+
+/// struct tpacket2_hdr.
+const Slot = extern struct {
+    status: u32,
+    len: u32,
+    captured: u32,
+    mac: u16,
+    net: u16,
+    seconds: u32,
+    nanoseconds: u32,
+    tag: u16,
+    tag_type: u16,
+    padding: u32,
+};
+
+const status_kernel = 0;
+const status_user = 1;
+const status_tag = 0x10;
+const status_tag_type = 0x40;
+
+const tag_bytes = 4;
+const ethertype_vlan = 0x8100;
+/// The ring's headers are those of before VERSION_1, whatever was asked for.
+const header_bytes = 10;
+
+/// A packet in the ring. Good until it is given back.
+pub const Arrival = struct {
+    header: spec.NetHeader,
+    segments: [2]Segment,
+    count: u32,
+    len: u32,
+};
+
+pub const PacketRing = struct {
+    map: sys.Map,
+    next: u32,
+    /// Slots before `next` that are still looked at.
+    taken: u32,
+    /// Addresses and tag of packets that came with one: the kernel takes it out.
+    fronts: [abi.packets_max][16]u8,
+
+    pub fn open(ring: *PacketRing, fd: i32) sys.Error!void {
+        ring.map = try sys.mapShared(fd, 0, blocks * block_bytes);
+        ring.next = 0;
+        ring.taken = 0;
+    }
+
+    pub fn close(ring: *PacketRing) void {
+        sys.unmap(ring.map);
+    }
+
+    fn slotAt(ring: *const PacketRing, index: u32) *align(16) Slot {
+        const at = index / slots_in_block * block_bytes + index % slots_in_block * slot_bytes;
+        return @ptrCast(@alignCast(ring.map[at..]));
+    }
+
+    pub fn pending(ring: *const PacketRing) bool {
+        return @atomicLoad(u32, &ring.slotAt(ring.next).status, .acquire) & status_user != 0;
+    }
+
+    /// The next packet; null: there is none. One that was cut off has fewer bytes than its `len`.
+    pub fn read(ring: *PacketRing, arrival: *Arrival) bool {
+        if (!ring.pending() or ring.taken == ring.fronts.len) return false;
+        const slot = ring.slotAt(ring.next);
+        const base: [*]u8 = @ptrCast(slot);
+        const bytes = base[slot.mac..][0..slot.captured];
+        arrival.header = std.mem.zeroes(spec.NetHeader);
+        @memcpy(std.mem.asBytes(&arrival.header)[0..header_bytes], (base + slot.mac - header_bytes)[0..header_bytes]);
+        arrival.segments[0] = .{ .base = bytes.ptr, .len = @intCast(bytes.len) };
+        arrival.count = 1;
+        arrival.len = slot.len;
+        if (slot.status & status_tag != 0 and bytes.len > 12) ring.putTagBack(slot, arrival);
+        ring.next = (ring.next + 1) % slots;
+        ring.taken += 1;
+        return true;
+    }
+
+    /// Behind the addresses. What the header tells of places is told of the packet without it.
+    fn putTagBack(ring: *PacketRing, slot: *const Slot, arrival: *Arrival) void {
+        const front = &ring.fronts[ring.taken];
+        const whole = arrival.segments[0];
+        const tag_type = if (slot.status & status_tag_type != 0) slot.tag_type else ethertype_vlan;
+        front[0..12].* = whole.base[0..12].*;
+        std.mem.writeInt(u16, front[12..14], tag_type, .big);
+        std.mem.writeInt(u16, front[14..16], slot.tag, .big);
+        arrival.segments = .{
+            .{ .base = front, .len = front.len },
+            .{ .base = whole.base + 12, .len = whole.len - 12 },
+        };
+        arrival.count = 2;
+        arrival.len += tag_bytes;
+        if (arrival.header.flags & spec.NetHeader.needs_csum != 0) arrival.header.csum_start += tag_bytes;
+        if (arrival.header.hdr_len != 0) arrival.header.hdr_len +|= tag_bytes;
+    }
+
+    /// Those that were read are the kernel's again.
+    pub fn giveBack(ring: *PacketRing) void {
+        for (0..ring.taken) |ahead| {
+            const index = (ring.next + slots - ring.taken + @as(u32, @intCast(ahead))) % slots;
+            @atomicStore(u32, &ring.slotAt(index).status, status_kernel, .release);
+        }
+        ring.taken = 0;
+    }
+};
