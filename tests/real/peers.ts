@@ -31,10 +31,17 @@ const linux: readonly Need[] = [
   program("xz", "xz-utils"),
 ];
 
-export const needs = { dpdk, linux } as const;
+const network: readonly Need[] = [
+  program("ip", "iproute2"),
+  program("unshare", "util-linux"),
+  program("iperf3", "iperf3"),
+  program("ethtool", "ethtool"),
+];
+
+export const needs = { dpdk, linux, network } as const;
 
 /** What the tests of these kinds need and this machine lacks. */
-export function missing(kinds: readonly (keyof typeof needs)[] = ["dpdk", "linux"]): Need[] {
+export function missing(kinds: readonly (keyof typeof needs)[] = ["dpdk", "linux", "network"]): Need[] {
   return kinds.flatMap((kind) => needs[kind]).filter((need) => !need.present());
 }
 

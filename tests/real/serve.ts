@@ -43,13 +43,19 @@ export class Serve implements AsyncDisposable {
     return Serve.#start(["serve", "--json", "--stats", "0.5", ...args]);
   }
 
+  /** The same, behind a command that runs others: in a network of its own, say. */
+  static startBehind(prefix: readonly string[], ...args: string[]): Promise<Serve> {
+    return Serve.#start(["serve", "--json", "--stats", "0.5", ...args], prefix);
+  }
+
   /** The same for `pmd-forward`, which tells of its ports in the same way. */
   static forward(...args: string[]): Promise<Serve> {
     return Serve.#start(["pmd-forward", "--json", "--stats-period", "0.5", ...args]);
   }
 
-  static async #start(args: string[]): Promise<Serve> {
-    const serve = new Serve(new Program(vhostctl, args));
+  static async #start(args: string[], prefix: readonly string[] = []): Promise<Serve> {
+    const [command, ...words] = [...prefix, vhostctl, ...args];
+    const serve = new Serve(new Program(command!, words));
     try {
       await serve.until("ready", {}, { timeout_ms: start_timeout_ms });
     } catch (reason) {

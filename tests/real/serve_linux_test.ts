@@ -7,11 +7,11 @@ import { bootBoth, Folder } from "./linux_folder.ts";
 import { qemu_command, realTest } from "./peers.ts";
 import { Program } from "./process.ts";
 import { Serve, vhostctl } from "./serve.ts";
+import { copiesFile, measures, transfer_timeout_ms } from "./transfer.ts";
 
 const queues = 4;
 const file_mb = Number(Deno.env.get("VHOSTCTL_FILE_MB") ?? 100);
 const plugged_mib = 128;
-const transfer_timeout_ms = 180_000;
 const traffic_timeout_ms = 20_000;
 
 const addresses = ["10.0.0.1", "10.0.0.2"] as const;
@@ -132,37 +132,6 @@ async function changesQueues(pair: Pair): Promise<void> {
   for (const guest of [left, right]) await guest.run(`ethtool -L eth0 combined ${queues}`);
   await allQueuesCarry(left, right, addresses[1]);
   await allQueuesCarry(right, left, addresses[0]);
-}
-
-/** A file of random bytes from one guest to the other arrives as it was. */
-async function copiesFile(from: LinuxGuest, to: LinuxGuest, address: string, size_mb: number): Promise<void> {
-  const sum = await from.run(
-    `dd if=/dev/urandom of=/tmp/file bs=1M count=${size_mb} 2>/dev/null && sha256sum </tmp/file`,
-    transfer_timeout_ms,
-  );
-  // A listener whose standard input ends would hang up at once, so it gets a pipe that never does.
-  await to.run("rm -f /tmp/pipe /tmp/sum; mkfifo /tmp/pipe");
-  await to.run("(nc -l -p 5000 <>/tmp/pipe >/tmp/file; sha256sum </tmp/file >/tmp/whole; mv /tmp/whole /tmp/sum) &");
-  await to.until("netstat -ltn | grep :5000");
-  const started = performance.now();
-  await from.run(`nc ${address} 5000 </tmp/file`, transfer_timeout_ms);
-  const seconds = (performance.now() - started) / 1000;
-  await to.until("[ -e /tmp/sum ]", transfer_timeout_ms);
-  const arrived = await to.run("cat /tmp/sum");
-  assert.match(sum, /^[0-9a-f]{64}\b/);
-  assert.equal(arrived, sum);
-  await from.run("rm /tmp/file");
-  await to.run("rm /tmp/file");
-  console.error(`file: ${size_mb} MB in ${seconds.toFixed(1)} s, ${(8 * size_mb / seconds).toFixed(0)} Mbit/s`);
-}
-
-/** Recorded, not judged: it is the speed of QEMU's emulation. */
-async function measures(from: LinuxGuest, to: LinuxGuest, address: string): Promise<void> {
-  await to.run("pidof iperf3 || iperf3 -s -D");
-  const text = await from.run(`iperf3 -c ${address} -t 3`, transfer_timeout_ms);
-  const figure = /([\d.]+ [KMG]bits\/sec)\s+receiver/.exec(text);
-  assert(figure, `iperf3 has no figure: ${text}`);
-  console.error(`iperf3: ${figure[1]}`);
 }
 
 async function pauses(pair: Pair): Promise<void> {

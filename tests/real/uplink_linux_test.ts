@@ -1,0 +1,135 @@
+// Linux guests under stock QEMU, and beyond an uplink the host or guests of another `serve`: big segments both ways,
+// with the guest's offloads on, off, and switched while all runs.
+
+import assert from "node:assert/strict";
+import { type GuestOptions, LinuxGuest } from "./guest.ts";
+import { writeInitramfs } from "./initramfs.ts";
+import { bootBoth, Folder } from "./linux_folder.ts";
+import { NetworkNamespace } from "./namespace.ts";
+import { realTest } from "./peers.ts";
+import { Program } from "./process.ts";
+import { Serve } from "./serve.ts";
+import {
+  around,
+  copiesFile,
+  type Direction,
+  meanBytes,
+  receivedText,
+  segment_bytes,
+  transfer_timeout_ms,
+} from "./transfer.ts";
+
+const traffic_timeout_ms = 20_000;
+const file_mb = 20;
+const host_address = "10.0.0.254";
+const guest_addresses = ["10.0.0.1", "10.0.0.2"] as const;
+/** One guest on a port of `serve`, and the host at the other end of a tap, in a network of its own. */
+class HostAndGuest implements AsyncDisposable {
+  readonly #stack: AsyncDisposableStack;
+  readonly network: NetworkNamespace;
+  readonly serve: Serve;
+  readonly guest: LinuxGuest;
+
+  private constructor(stack: AsyncDisposableStack, network: NetworkNamespace, serve: Serve, guest: LinuxGuest) {
+    this.#stack = stack;
+    this.network = network;
+    this.serve = serve;
+    this.guest = guest;
+  }
+
+  static async start(options: Partial<GuestOptions>): Promise<HostAndGuest> {
+    await using stack = new AsyncDisposableStack();
+    const folder = stack.use(new Folder());
+    await writeInitramfs(folder.initramfs);
+    const network = stack.use(await NetworkNamespace.make());
+    const serve = stack.use(
+      await Serve.startBehind(network.prefix, "--ports", "1", "--dir", folder.path, "--uplink", "tap:up0"),
+    );
+    await network.run(`ip addr add ${host_address}/24 dev up0`);
+    const [program, ...args] = [...network.prefix, "iperf3", "-s", "--forceflush"];
+    const iperf = stack.use(new Program(program!, args));
+    await iperf.until(/Server listening/, traffic_timeout_ms);
+    const guest = stack.use(await LinuxGuest.boot(folder.guest(0, options)));
+    await guest.setAddress(`${guest_addresses[0]}/24`);
+    await guest.reach(host_address, traffic_timeout_ms);
+    return new HostAndGuest(stack.move(), network, serve, guest);
+  }
+
+  /** What iperf3 has to say of one way, and the bytes of a mean packet of it. */
+  async measure(direction: Direction, what: string): Promise<number> {
+    const options = direction === "from_guest" ? "" : "-R";
+    const [before, after] = await around(this.serve, "port0", async () => {
+      const text = await this.guest.run(`iperf3 -c ${host_address} -t 2 ${options}`, transfer_timeout_ms);
+      console.error(`${direction}, ${what}: ${receivedText(text)}`);
+    });
+    return meanBytes(direction, before, after);
+  }
+
+  async close(): Promise<void> {
+    await this.guest.close();
+    await this.serve.finish();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#stack[Symbol.asyncDispose]();
+  }
+}
+
+realTest("host and guest through a tap: big segments both ways, switched off and on while all runs", [
+  "linux",
+  "network",
+], async () => {
+  await using pair = await HostAndGuest.start({});
+  const { guest, serve } = pair;
+  assert(await pair.measure("from_guest", "TSO on") > 2 * segment_bytes);
+  assert(await pair.measure("to_guest", "TSO on") > 2 * segment_bytes);
+  await guest.run("ethtool -K eth0 tso off");
+  assert(await pair.measure("from_guest", "TSO off") <= segment_bytes);
+  await guest.run("ethtool -K eth0 tso on");
+  assert(await pair.measure("from_guest", "TSO on again") > 2 * segment_bytes);
+  assert.equal((await serve.ports()).get("port0")!.to_guest["cut"], 0);
+  await pair.close();
+});
+
+realTest("host and a guest without offloads through a tap: what is big is cut for it, and sums are finished", [
+  "linux",
+  "network",
+], async () => {
+  await using pair = await HostAndGuest.start({
+    device: "guest_tso4=off,guest_tso6=off,guest_ecn=off,guest_ufo=off,guest_csum=off,csum=off",
+  });
+  assert(await pair.measure("to_guest", "without offloads") <= segment_bytes);
+  const { cut, pieces } = (await pair.serve.ports()).get("port0")!.to_guest;
+  assert(cut! > 0 && pieces! > 2 * cut!, `${cut} packets cut into ${pieces}`);
+  await pair.measure("from_guest", "without offloads");
+  await pair.close();
+});
+
+realTest("two guests of two serves that veth joins: big segments pass both, a file arrives as it was", [
+  "linux",
+  "network",
+], async () => {
+  using folder = new Folder();
+  await writeInitramfs(folder.initramfs);
+  await using network = await NetworkNamespace.make();
+  await network.run("ip link add va type veth peer name vb && ip link set va up && ip link set vb up");
+  await using stack = new AsyncDisposableStack();
+  const serves: Serve[] = [];
+  for (const [index, name] of ["va", "vb"].entries()) {
+    const port = `name=port${index},socket=${folder.socket(index)}`;
+    const serve = await Serve.startBehind(network.prefix, "--port", port, "--uplink", `packet:${name}`);
+    serves.push(stack.use(serve));
+  }
+  const [left, right] = await bootBoth(folder.guest(0), folder.guest(1));
+  for (const [index, guest] of [left, right].entries()) {
+    stack.use(guest);
+    await guest.setAddress(`${guest_addresses[index]}/24`);
+  }
+  await left.reach(guest_addresses[1], traffic_timeout_ms);
+  const [before, after] = await around(serves[1]!, "port1", () => copiesFile(left, right, guest_addresses[1], file_mb));
+  assert(meanBytes("to_guest", before, after) > 2 * segment_bytes);
+  await copiesFile(right, left, guest_addresses[0], file_mb);
+  await left.close();
+  await right.close();
+  for (const serve of serves) await serve.finish();
+});

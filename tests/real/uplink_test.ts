@@ -1,0 +1,129 @@
+// Uplinks of `vhostctl serve` to interfaces of the host's, in a network of their own: how they come and go.
+
+import assert from "node:assert/strict";
+import { NetworkNamespace } from "./namespace.ts";
+import { realTest } from "./peers.ts";
+import { Program } from "./process.ts";
+import { Serve, vhostctl } from "./serve.ts";
+
+const start_timeout_ms = 180_000;
+
+/** A network and a folder for sockets, both of which vanish. */
+class Place implements AsyncDisposable {
+  readonly network: NetworkNamespace;
+  readonly folder = Deno.makeTempDirSync({ prefix: "vhostctl-uplink-" });
+
+  private constructor(network: NetworkNamespace) {
+    this.network = network;
+  }
+
+  static async make(): Promise<Place> {
+    return new Place(await NetworkNamespace.make());
+  }
+
+  serve(...uplinks: string[]): Promise<Serve> {
+    return Serve.startBehind(this.network.prefix, ...this.#arguments("serve", uplinks));
+  }
+
+  /** What it says where it cannot begin, and its exit code. */
+  async refusal(uplink: string, prefix: readonly string[] = []): Promise<[number, string]> {
+    const [command, ...words] = [
+      ...this.network.prefix,
+      ...prefix,
+      vhostctl,
+      "serve",
+      ...this.#arguments("other", [uplink]),
+    ];
+    await using program = new Program(command!, words);
+    await program.until(/\n/, start_timeout_ms);
+    return [(await program.finished).code, program.since()];
+  }
+
+  #arguments(folder: string, uplinks: readonly string[]): string[] {
+    return ["--ports", "1", "--dir", `${this.folder}/${folder}`, ...uplinks.flatMap((uplink) => ["--uplink", uplink])];
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.network[Symbol.asyncDispose]();
+    Deno.removeSync(this.folder, { recursive: true });
+  }
+}
+
+realTest("a tap is made, and goes with serve, killed or not", ["network"], async () => {
+  await using place = await Place.make();
+  for (const signal of ["SIGTERM", "SIGKILL"] as const) {
+    await using serve = await place.serve("tap:up0,queues=2,mtu=9000");
+    const attached = await serve.until("attached", { port: "uplink0" });
+    assert.deepEqual([attached["created"], attached["mtu"], attached["up"]], [true, 9000, true]);
+    assert.match(
+      await place.network.run("ip -d link show up0"),
+      /UP.* mtu 9000 [^]*vnet_hdr on multi_queue numqueues 2/,
+    );
+    await serve.program.stop(signal);
+    assert.doesNotMatch(await place.network.run("ip link"), /up0/);
+  }
+});
+
+realTest("a tap that was there is as before when serve has ended", ["network"], async () => {
+  await using place = await Place.make();
+  await place.network.run("ip tuntap add up0 mode tap");
+  await using serve = await place.serve("tap:up0");
+  const attached = await serve.until("attached", { port: "uplink0" });
+  assert.deepEqual([attached["created"], attached["up"]], [false, true]);
+  assert.match(await place.network.run("ip link show up0"), /[<,]UP[,>]/);
+  const [code, told] = await place.refusal("tap:up0");
+  assert.equal(code, 1);
+  assert.match(told, /^vhostctl serve: cannot open interface up0: it is in use: end who uses it/);
+  await serve.finish();
+  assert.doesNotMatch(await place.network.run("ip link show up0"), /[<,]UP[,>]/);
+});
+
+realTest("an interface that is deleted is attached to again when it is there", ["network"], async () => {
+  await using place = await Place.make();
+  await place.network.run("ip link add va type veth peer name vb");
+  await using serve = await place.serve("packet:va", "tap:up0");
+  await place.network.run("ip link set va up && ip link set vb up");
+  for (const [name, port] of [["va", "uplink0"], ["up0", "uplink1"]] as const) {
+    const from = serve.now;
+    await place.network.run(`ip link del ${name}`);
+    await serve.until("detached", { port, interface: name }, { from });
+    if (name === "va") await place.network.run("ip link add va type veth peer name vb");
+    await serve.until("attached", { port, interface: name }, { from });
+  }
+  await serve.finish();
+});
+
+const isRoot = Deno.uid() === 0;
+
+realTest("what an uplink lacks is said, with what to do", ["network"], async () => {
+  await using place = await Place.make();
+  await place.network.run("ip link add br0 type bridge");
+  await place.network.run("ip tuntap add single mode tap");
+  const cases: [uplink: string, prefix: string[], code: number, told: RegExp][] = [
+    ["tap:br0", [], 1, /cannot open interface br0: it is no tap: choose another name/],
+    [
+      "tap:single,queues=2",
+      [],
+      1,
+      /cannot open interface single: it is no tap, or one for a single queue: leave queues=/,
+    ],
+    ["packet:nosuch", [], 1, /cannot open interface nosuch: no such interface: choose one of ip link/],
+    ["tap:a-name-too-long-for-it", [], 2, /cannot use --uplink: a-name-too-long-for-it: give the name of an interface/],
+    ["vxlan:up0", [], 2, /cannot use --uplink: vxlan:up0: give tap:IF or packet:IF/],
+    ["tap:up0,queue=2", [], 2, /unknown setting in --uplink: queue: did you mean queues/],
+  ];
+  if (isRoot) {
+    const without = (name: string) => ["setpriv", `--bounding-set=-${name}`, `--inh-caps=-${name}`];
+    cases.push(
+      ["tap:up0", without("net_admin"), 3, /cannot open interface up0: it takes CAP_NET_ADMIN .*: ip tuntap add up0 /],
+      ["packet:br0", without("net_raw"), 3, /cannot open interface br0: it takes CAP_NET_RAW: run as root, or setcap/],
+    );
+  }
+  for (const [uplink, prefix, code, told] of cases) {
+    const [found, text] = await place.refusal(uplink, prefix);
+    assert.match(text, told);
+    assert.equal(found, code, uplink);
+    assert.equal(text.trim().split("\n").length, 1, text);
+  }
+  assert.doesNotMatch(await place.network.run("ip link"), /up0/);
+});
