@@ -10,6 +10,8 @@ import { Serve } from "./serve.ts";
 import { around, copiesFile, meanBytes, receivedText, segment_bytes, transfer_timeout_ms } from "./transfer.ts";
 
 const file_mb = Number(Deno.env.get("VHOSTCTL_FILE_MB") ?? 100);
+/** Beside a file in memory. */
+const memory_mib = 512;
 const traffic_timeout_ms = 20_000;
 const addresses = { IPv4: ["10.0.0.1", "10.0.0.2"], IPv6: ["fd00::1", "fd00::2"] } as const;
 const withoutOffloads = "guest_tso4=off,guest_tso6=off,guest_ecn=off,guest_ufo=off,guest_csum=off";
@@ -31,8 +33,9 @@ class Pair implements AsyncDisposable {
     const folder = stack.use(new Folder());
     await writeInitramfs(folder.initramfs);
     const serve = stack.use(await Serve.start("--ports", "2", "--dir", folder.path));
-    const right = device === undefined ? {} : { device };
-    const guests = await bootBoth(folder.guest(0, { packed }), folder.guest(1, { packed, ...right }));
+    const options = { packed, memory_mib: memory_mib + file_mb };
+    const right = device === undefined ? options : { ...options, device };
+    const guests = await bootBoth(folder.guest(0, options), folder.guest(1, right));
     for (const [index, guest] of guests.entries()) {
       stack.use(guest);
       await guest.setAddress(`${addresses.IPv4[index]}/24`);
