@@ -18,19 +18,22 @@ export interface PortOption {
   readonly mac?: string;
   readonly mtu?: number;
   readonly features?: readonly string[];
+  readonly "guest-tso"?: boolean;
 }
 
 /** What a socket's address has room for (unix(7)), without the zero at the end. */
 const pathBytesMax = 107;
-const keys = ["name", "socket", "mode", "queues", "mac", "mtu", "features"] as const;
+const keys = ["name", "socket", "mode", "queues", "mac", "mtu", "features", "guest-tso"] as const;
 const modes: readonly PortMode[] = ["server", "client"];
 
-/** QEMU takes a port's name as an id (its `id_wellformed`). */
-export function portName(text: string): string {
-  if (/^[A-Za-z][A-Za-z0-9._-]{0,31}$/.test(text)) return text;
-  throw new UsageError(
-    `cannot use name=: ${text}: give a letter, then letters, digits, '.', '_' or '-', 32 at most`,
-  );
+/** QEMU takes a port's name as an id (its `id_wellformed`). `option` is for the message. */
+export function portName(option: string): (text: string) => string {
+  return (text) => {
+    if (/^[A-Za-z][A-Za-z0-9._-]{0,31}$/.test(text)) return text;
+    throw new UsageError(
+      `cannot use name= in ${option}: ${text}: give a letter, then letters, digits, '.', '_' or '-', 32 at most`,
+    );
+  };
 }
 
 function mode(text: string): PortMode {
@@ -59,14 +62,20 @@ function features(text: string): string[] {
   throw new UsageError(`cannot use features= in --port: ${unknown}: ${advice(unknown, offerNames)}`);
 }
 
+function onOff(text: string): boolean {
+  if (text === "on" || text === "off") return text === "on";
+  throw new UsageError(`cannot use guest-tso= in --port: ${text}: give on or off`);
+}
+
 const parsers = {
-  name: portName,
+  name: portName("--port"),
   socket: (text: string) => text,
   mode,
   queues: wholeNumber("queues= in --port", 1, 128),
   mac,
   mtu: wholeNumber("mtu= in --port", 68, 65535),
   features,
+  "guest-tso": onOff,
 } satisfies Record<(typeof keys)[number], (text: string) => unknown>;
 
 /** Commas part the settings; one within a value is written twice, as QEMU has it. `option` is for the message. */
@@ -160,6 +169,7 @@ export function planPorts(options: readonly PortOption[], defaults: PortDefaults
         mtu: option.mtu,
         withheld: option.features ?? [],
       }),
+      guestTso: option["guest-tso"],
     };
   });
 }

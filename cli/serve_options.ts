@@ -18,6 +18,7 @@ A port's settings, parted by commas (a comma within a value is written twice):
   queues=N             queue pairs, else as --queues says
   mac=MAC, mtu=BYTES   for the QEMU arguments; frames longer than the MTU are not delivered
   features=-NAME       withholds a feature, such as -EVENT_IDX or -RING_PACKED; several: -MQ-MTU
+  guest-tso=off        cuts big packets for the guest, whatever it negotiated
 
 Uplinks, and their settings, parted by commas:
   tap:IF       a tap, made if it is not there; what was made goes at the end

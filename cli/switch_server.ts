@@ -6,6 +6,7 @@
 import {
   drainEventfd,
   Engine,
+  featureSet,
   openPortService,
   type PortEvent,
   type PortService,
@@ -20,6 +21,11 @@ import type { Snapshot } from "./serve_report.ts";
 import { makeSocketDirectory } from "./socket_directory.ts";
 
 const tick_ms = 1000;
+
+/** Segments that a guest takes uncut. */
+const guestSegmentation = featureSet([
+  ...["GUEST_TSO4", "GUEST_TSO6", "GUEST_ECN", "GUEST_UFO", "GUEST_USO4", "GUEST_USO6"] as const,
+]);
 
 /** A reason of the library's, as commands say it. */
 function commandError(error: unknown): unknown {
@@ -120,7 +126,8 @@ export class SwitchServer implements AsyncDisposable {
 
   #openPort(plan: ServePlan["ports"][number], socketMode: number, happened: (event: PortEvent) => void): void {
     const { queuePairs, mtu } = plan.offer;
-    const port = this.#engine.openPort({ queuePairs, mtu });
+    const ignored = plan.guestTso === false ? guestSegmentation : undefined;
+    const port = this.#engine.openPort({ queuePairs, mtu, ignored });
     this.#servers.push(openPortService({ plan, port, pump: this.#pump, socketMode, happened }));
   }
 

@@ -21,7 +21,7 @@ export interface UplinkOption {
 const kinds: readonly UplinkKindName[] = ["tap", "packet"];
 
 const parsers = {
-  name: portName,
+  name: portName("--uplink"),
   queues: wholeNumber("queues= in --uplink", 1, 128),
   mtu: wholeNumber("mtu= in --uplink", 68, 65521),
 } satisfies Record<string, (text: string) => unknown>;

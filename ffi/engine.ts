@@ -33,6 +33,8 @@ export interface PortOptions {
   queuePairs: number;
   /** Longest frame to the guest, without its Ethernet header, in bytes; no limit, if undefined. */
   mtu?: number | undefined;
+  /** Features that no ring has here, whatever was negotiated: none, if undefined. */
+  ignored?: bigint | undefined;
   /**
    * Told after a ring started, stopped, was enabled or disabled, or got another kick fd; all rings, if undefined. May
    * not throw.
@@ -78,9 +80,9 @@ export class Engine implements AsyncDisposable {
   }
 
   /** Opens a port of the switch. */
-  openPort({ queuePairs, mtu = 0, changed }: PortOptions): Port {
+  openPort({ queuePairs, mtu = 0, ...options }: PortOptions): Port {
     const config = writeStruct("PortConfig", { queue_pairs: queuePairs, mtu });
-    return new Port(this.#live(), check("open port", library().port_open(this.#live(), config)), changed);
+    return new Port(this.#live(), check("open port", library().port_open(this.#live(), config)), options);
   }
 
   /** An eventfd of the engine's that becomes readable when a ring breaks; not to be closed. */

@@ -6,6 +6,7 @@
 
 import type { Dataplane, Region, VringConfig, VringFd } from "../vhost/dataplane.ts";
 import type { Fd } from "../vhost/fd.ts";
+import type { PortOptions } from "./engine.ts";
 import type { Guest } from "./guest.ts";
 import { ForwardMode, VringBroken, VringFd as VringFdNumber } from "./abi.gen.ts";
 import { check, library, VringError } from "./library.ts";
@@ -73,15 +74,17 @@ export const benchmarkAddresses: Addresses = {
 export class Port implements Dataplane, Disposable {
   readonly #engine: number;
   readonly number: number;
-  readonly #changed: ((ring: number | undefined) => void) | undefined;
+  readonly #changed: PortOptions["changed"];
+  readonly #ignored: bigint;
   /** By ring. */
   readonly #kicks = new Map<number, number>();
   #open = true;
 
-  constructor(engine: number, number: number, changed?: (ring: number | undefined) => void) {
+  constructor(engine: number, number: number, { changed, ignored = 0n }: Pick<PortOptions, "changed" | "ignored">) {
     this.#engine = engine;
     this.number = number;
     this.#changed = changed;
+    this.#ignored = ignored;
   }
 
   #place(): [number, number] {
@@ -155,7 +158,7 @@ export class Port implements Dataplane, Disposable {
 
   startVring(index: number, config: VringConfig): void {
     const bytes = writeStruct("VringConfig", {
-      features: config.features,
+      features: config.features & ~this.#ignored,
       desc_gpa: config.desc,
       avail_gpa: config.avail,
       used_gpa: config.used,

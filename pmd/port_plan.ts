@@ -21,6 +21,8 @@ export interface PortPlan {
   readonly mac: string;
   /** Of a port that faces a back end, only the number of queue pairs counts. */
   readonly offer: Offer;
+  /** false: big packets are cut for the guest, whatever it negotiated. */
+  readonly guestTso?: boolean | undefined;
   /** How such a port drives its rings; undefined: the port serves a guest. */
   readonly driver?: DriverPlan;
   /** Where a port leads that has no front end; then `socket` is empty. */

@@ -36,13 +36,15 @@ Deno.test("a port's settings are read", () => {
     mac: "52:54:00:aa:bb:01",
     mtu: 9000,
   });
+  deepEqual(parsePort("guest-tso=off"), { "guest-tso": false });
   deepEqual(parsePort("features=-mq-EVENT_IDX,features=-MTU"), { features: ["MQ", "EVENT_IDX", "MTU"] });
 });
 
 Deno.test("a port's settings are refused", async (t) => {
   const cases: [text: string, part: string][] = [
     ["", "cannot read --port"],
-    ["name", "cannot read --port: name: give name=.."],
+    ["name", "cannot read --port: name: give KEY=VALUE"],
+    ["guest-tso=no", "cannot use guest-tso= in --port: no: give on or off"],
     ["name=", "cannot read --port"],
     ["name=a,", "cannot read --port"],
     ["=a", "unknown setting in --port: : choose from name, socket, mode"],

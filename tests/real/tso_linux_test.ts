@@ -16,6 +16,14 @@ const traffic_timeout_ms = 20_000;
 const addresses = { IPv4: ["10.0.0.1", "10.0.0.2"], IPv6: ["fd00::1", "fd00::2"] } as const;
 const withoutOffloads = "guest_tso4=off,guest_tso6=off,guest_ecn=off,guest_ufo=off,guest_csum=off";
 
+interface PairOptions {
+  readonly packed?: boolean;
+  /** Of the right one's device. */
+  readonly device?: string;
+  /** Of its port. */
+  readonly settings?: string;
+}
+
 /** Two guests on one `serve`, of which the right one has offloads or not. */
 class Pair implements AsyncDisposable {
   readonly #stack: AsyncDisposableStack;
@@ -28,11 +36,12 @@ class Pair implements AsyncDisposable {
     this.guests = guests;
   }
 
-  static async start(device?: string, packed = false): Promise<Pair> {
+  static async start({ packed = false, device, settings = "" }: PairOptions = {}): Promise<Pair> {
     await using stack = new AsyncDisposableStack();
     const folder = stack.use(new Folder());
     await writeInitramfs(folder.initramfs);
-    const serve = stack.use(await Serve.start("--ports", "2", "--dir", folder.path));
+    const port = (number: number, more = "") => `name=port${number},socket=${folder.socket(number)}${more}`;
+    const serve = stack.use(await Serve.start("--port", port(0), "--port", port(1, settings)));
     const options = { packed, memory_mib: memory_mib + file_mb };
     const right = device === undefined ? options : { ...options, device };
     const guests = await bootBoth(folder.guest(0, options), folder.guest(1, right));
@@ -76,7 +85,7 @@ for (const packed of [false, true]) {
   realTest(`two Linux guests, ${ring}: big segments pass whole, IPv4 and IPv6, and TSO is switched meanwhile`, [
     "linux",
   ], async () => {
-    await using pair = await Pair.start(undefined, packed);
+    await using pair = await Pair.start({ packed });
     for (const from of [0, 1] as const) {
       for (const family of ["IPv4", "IPv6"] as const) {
         const { sent, received } = await pair.measure(from, family, "TSO on");
@@ -95,7 +104,7 @@ for (const packed of [false, true]) {
 realTest("a Linux guest with all offloads and one with none: segments are cut for it, and a file arrives as it was", [
   "linux",
 ], async () => {
-  await using pair = await Pair.start(withoutOffloads);
+  await using pair = await Pair.start({ device: withoutOffloads });
   for (const family of ["IPv4", "IPv6"] as const) {
     const { sent, received } = await pair.measure(0, family, "cut");
     assert(sent > 2 * segment_bytes && received <= segment_bytes, `${sent} and ${received} bytes`);
@@ -106,5 +115,16 @@ realTest("a Linux guest with all offloads and one with none: segments are cut fo
   const [left, right] = pair.guests;
   await copiesFile(left, right, addresses.IPv4[1], file_mb);
   await copiesFile(right, left, addresses.IPv4[0], file_mb / 10);
+  await pair.close();
+});
+
+realTest("a Linux guest that takes segments, and whose port does not: they are cut, their sums left to it", [
+  "linux",
+], async () => {
+  await using pair = await Pair.start({ settings: ",guest-tso=off" });
+  const { sent, received } = await pair.measure(0, "IPv4", "guest-tso=off");
+  assert(sent > 2 * segment_bytes && received <= segment_bytes, `${sent} and ${received} bytes`);
+  const { checksums } = (await pair.serve.ports()).get("port1")!.to_guest;
+  assert.equal(checksums, 0);
   await pair.close();
 });
