@@ -16,6 +16,14 @@ export function wholeNumber(name: string, least: number, most: number): (text: s
   };
 }
 
+/** Parses a switch; `name` is for the message. */
+export function onOff(name: string): (text: string) => boolean {
+  return (text) => {
+    if (text === "on" || text === "off") return text === "on";
+    throw new UsageError(`cannot use ${name}: ${text}: give on or off`);
+  };
+}
+
 /** Refuses options that a user may know from elsewhere; `message` gets the option's long name, or its letter. */
 export function refuseOptions(
   command: { addOption(option: Option): unknown; on(event: string, listener: (value: unknown) => void): unknown },

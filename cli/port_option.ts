@@ -6,7 +6,7 @@
 import { isAbsolute, join, normalize } from "node:path";
 import { makeOffer, offerNames, type PortMode, type PortPlan } from "../mod.ts";
 import { UsageError } from "./error.ts";
-import { wholeNumber } from "./option.ts";
+import { onOff, wholeNumber } from "./option.ts";
 import { advice } from "./suggestion.ts";
 
 /** A port as far as `--port` says it. */
@@ -62,11 +62,6 @@ function features(text: string): string[] {
   throw new UsageError(`cannot use features= in --port: ${unknown}: ${advice(unknown, offerNames)}`);
 }
 
-function onOff(text: string): boolean {
-  if (text === "on" || text === "off") return text === "on";
-  throw new UsageError(`cannot use guest-tso= in --port: ${text}: give on or off`);
-}
-
 const parsers = {
   name: portName("--port"),
   socket: (text: string) => text,
@@ -75,7 +70,7 @@ const parsers = {
   mac,
   mtu: wholeNumber("mtu= in --port", 68, 65535),
   features,
-  "guest-tso": onOff,
+  "guest-tso": onOff("guest-tso= in --port"),
 } satisfies Record<(typeof keys)[number], (text: string) => unknown>;
 
 /** Commas part the settings; one within a value is written twice, as QEMU has it. `option` is for the message. */

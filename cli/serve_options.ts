@@ -24,6 +24,7 @@ Uplinks, and their settings, parted by commas:
   tap:IF       a tap, made if it is not there; what was made goes at the end
   packet:IF    all that an interface there is receives, and is sent through it; needs CAP_NET_RAW
   name=NAME, queues=N, mtu=BYTES
+  gro=off      does not put segments of a TCP stream together when they come
 
 Examples:
   vhostctl serve --queues 4

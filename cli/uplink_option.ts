@@ -5,7 +5,7 @@
  */
 import { macText, makeOffer, type PortPlan, type UplinkKindName, vhostMac } from "../mod.ts";
 import { UsageError } from "./error.ts";
-import { wholeNumber } from "./option.ts";
+import { onOff, wholeNumber } from "./option.ts";
 import { checkTwice, portName, settings } from "./port_option.ts";
 import { advice } from "./suggestion.ts";
 
@@ -16,6 +16,7 @@ export interface UplinkOption {
   readonly name?: string;
   readonly queues?: number;
   readonly mtu?: number;
+  readonly gro?: boolean;
 }
 
 const kinds: readonly UplinkKindName[] = ["tap", "packet"];
@@ -24,6 +25,7 @@ const parsers = {
   name: portName("--uplink"),
   queues: wholeNumber("queues= in --uplink", 1, 128),
   mtu: wholeNumber("mtu= in --uplink", 68, 65521),
+  gro: onOff("gro= in --uplink"),
 } satisfies Record<string, (text: string) => unknown>;
 
 /** Parses one `--uplink`; throws a `UsageError` that names the setting. */
@@ -63,6 +65,6 @@ export function planUplinks(options: readonly UplinkOption[]): PortPlan[] {
     // Nobody sends from it.
     mac: macText(vhostMac(index)),
     offer: makeOffer({ queuePairs: option.queues ?? 1 }),
-    uplink: { kind: option.kind, interface: option.interface, mtu: option.mtu },
+    uplink: { kind: option.kind, interface: option.interface, mtu: option.mtu, gro: option.gro },
   }));
 }

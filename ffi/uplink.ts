@@ -18,6 +18,8 @@ export interface UplinkOptions {
   readonly queuePairs?: number | undefined;
   /** To be set, in bytes without the Ethernet header; as it is, if undefined. */
   readonly mtu?: number | undefined;
+  /** Whether segments of a TCP stream are put together when they come: by default true. */
+  readonly gro?: boolean | undefined;
 }
 
 /** An interface that could not be opened. The message says what to do. */
@@ -104,7 +106,7 @@ export class Uplink implements Disposable {
 
   /** Opens it, makes it if it is not there, and sets it up. Throws `UplinkError`. */
   static open(options: UplinkOptions): Uplink {
-    const { kind, name, queuePairs = 1, mtu = 0 } = options;
+    const { kind, name, queuePairs = 1, mtu = 0, gro = true } = options;
     const bytes = [...new TextEncoder().encode(name)];
     if (bytes.length > 15) {
       throw new UplinkError(`open interface ${name}`, -1, "its name has more than 15 bytes", false);
@@ -117,6 +119,7 @@ export class Uplink implements Disposable {
       step: UplinkStep.none,
       created: 0,
       up: 0,
+      gro: gro ? 1 : 0,
     });
     const code = library().uplink_open(row);
     if (code >= 0) return new Uplink(code, options, row);

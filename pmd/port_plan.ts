@@ -35,6 +35,8 @@ export interface UplinkPlan {
   readonly interface: string;
   /** To be set; as it is, if undefined. */
   readonly mtu?: number | undefined;
+  /** Whether segments of a TCP stream are put together when they come: by default true. */
+  readonly gro?: boolean | undefined;
 }
 
 /** Rings of which we are the driver. */

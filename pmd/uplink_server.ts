@@ -79,8 +79,8 @@ export class UplinkServer implements PortService {
   }
 
   #attach(): void {
-    const { port, plan: { uplink: { kind, interface: name, mtu }, offer: { queuePairs } } } = this.#parts;
-    const uplink = Uplink.open({ kind, name, queuePairs, mtu });
+    const { port, plan: { uplink: { kind, interface: name, mtu, gro }, offer: { queuePairs } } } = this.#parts;
+    const uplink = Uplink.open({ kind, name, queuePairs, mtu, gro });
     try {
       port.attach(uplink);
     } catch (error) {

@@ -152,10 +152,8 @@ Deno.test("parseVdev() withholds what makeOffer() can withhold", () => {
 });
 
 Deno.test("parseVdev() refuses drivers", async (t) => {
-  const choice = "choose from eth_vhost, net_vhost, virtio_user, net_virtio_user";
+  const choice = "choose from eth_vhost, net_vhost, virtio_user, net_virtio_user, net_tap, net_af_packet";
   await refuses(t, [
-    ["net_tap0,iface=tap0", `driver not here yet: net_tap0: a later version brings it, ${choice}`],
-    ["net_af_packet0,iface=eth0", `driver not here yet: net_af_packet0: a later version brings it, ${choice}`],
     ["net_af_xdp0,iface=eth0", `driver not here yet: net_af_xdp0: a later version brings it, ${choice}`],
     ["vhost_pci0,dev=00:05.0", `driver not here yet: vhost_pci0: a later version brings it, ${choice}`],
     ["net_null0", `unknown driver: net_null0: ${choice}`],
@@ -268,4 +266,42 @@ Deno.test("parseVdev() refuses values of a virtio-user port", async (t) => {
       `cannot use ${pair.replace("=", "= in virtio_user0: ")}: ${advice}`,
     ]),
   );
+});
+
+Deno.test("an interface of the host's is read", () => {
+  const parsed = parseVdev("net_tap3,mac=52-54-00-00-00-01".replaceAll("-", ":"));
+  deepEqual(parsed, { driver: "tap", name: "net_tap3", iface: "dtap3", queues: 1, mac: "52:54:00:00:00:01" });
+  deepEqual(parseVdev("net_tap0,iface=tap0,queues=2"), {
+    driver: "tap",
+    name: "net_tap0",
+    iface: "tap0",
+    queues: 2,
+    mac: undefined,
+  });
+  deepEqual(parseVdev("net_af_packet0,iface=eth0,qpairs=4,qdisc_bypass=1,fanout_mode=hash"), {
+    driver: "packet",
+    name: "net_af_packet0",
+    iface: "eth0",
+    queues: 4,
+  });
+});
+
+Deno.test("an interface of the host's is refused", async (t) => {
+  await refuses(t, [
+    ["net_af_packet0", "missing in net_af_packet0: iface: add iface=INTERFACE"],
+    ["net_tap0,iface=a/b", "cannot use iface= in net_tap0: a/b: give the name of an interface, 1 to 15 bytes"],
+    [
+      "net_tap0,remote=eth0",
+      "cannot use remote= in net_tap0: eth0: leave it out, a bridge joins interfaces: ip link set IF master BRIDGE",
+    ],
+    [
+      "net_af_packet0,iface=eth0,framesz=2048",
+      "cannot use framesz= in net_af_packet0: 2048: leave it out, the ring has 255 places of 68 KiB, for packets that " +
+      "are not cut",
+    ],
+    [
+      "net_af_packet0,iface=eth0,qdisc_bypass=0",
+      "cannot use qdisc_bypass= in net_af_packet0: 0: give 1: packets go past the queueing discipline",
+    ],
+  ]);
 });

@@ -174,9 +174,11 @@ pub const Uplink = extern struct {
     created: u32,
     /// It is up.
     up: u32,
+    /// To be done: segments of a TCP stream are put together when they come.
+    gro: u32,
 
     comptime {
-        assertShape(Uplink, 40);
+        assertShape(Uplink, 44);
     }
 };
 
@@ -296,9 +298,11 @@ pub const VringStats = extern struct {
     pieces: u64,
     /// toGuest: other packets whose checksum was finished for a receiver which does not do it.
     checksums: u64,
+    /// From an uplink: packets that became part of the one before, which alone counts in `packets`.
+    merged: u64,
 
     comptime {
-        assertShape(VringStats, 22 * 8);
+        assertShape(VringStats, 23 * 8);
     }
 };
 

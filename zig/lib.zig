@@ -25,6 +25,7 @@ test {
     _ = @import("flow.zig");
     _ = @import("fuzz_run.zig");
     _ = @import("generator.zig");
+    _ = @import("gro.zig");
     _ = @import("guest.zig");
     _ = @import("guest_rig.zig");
     _ = @import("guest_crew.zig");

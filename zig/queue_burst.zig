@@ -65,6 +65,10 @@ fn collectPackets(burst: *Burst, vring: *Vring, queue: *UplinkQueue, frames_max:
             addFrame(burst, vring, segments, total, arrival.header) orelse continue;
         drop.* += 1;
     }
+    const gro = queue.gro orelse return;
+    const merged = gro.merge(burst.frames[0..burst.count], &burst.source);
+    burst.count -= merged;
+    vring.stats.merged += merged;
 }
 
 /// See `Burst.giveBack`.

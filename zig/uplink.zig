@@ -15,6 +15,7 @@ pub const Uplink = struct {
     name: [16]u8,
     /// Of the interface, as long as it is the same.
     index: i32,
+    gro: bool,
     way: union(abi.UplinkKind) { tap: Tap, packet: PacketSockets },
 
     /// Fills in what is found, and at a failure the step.
@@ -25,6 +26,7 @@ pub const Uplink = struct {
         const uplink = try std.heap.c_allocator.create(Uplink);
         errdefer std.heap.c_allocator.destroy(uplink);
         uplink.name = config.name;
+        uplink.gro = config.gro != 0;
         switch (config.kind) {
             .tap => {
                 uplink.way = .{ .tap = undefined };
@@ -68,6 +70,7 @@ pub const Uplink = struct {
                 .header_bytes = @sizeOf(spec.NetHeader),
                 .receives = receives,
                 .has_ring = false,
+                .gro = uplink.gro,
             },
             .packet => |*sockets| .{
                 .fd = sockets.fds[pair],
@@ -75,6 +78,7 @@ pub const Uplink = struct {
                 .header_bytes = sockets.header_bytes,
                 .receives = receives,
                 .has_ring = true,
+                .gro = uplink.gro,
             },
         });
     }

@@ -5,6 +5,7 @@ const std = @import("std");
 const abi = @import("abi.zig");
 const chain = @import("chain.zig");
 const Frame = @import("frame.zig").Frame;
+const Gro = @import("gro.zig").Gro;
 const packet_ring = @import("packet_ring.zig");
 const sys = @import("sys.zig");
 
@@ -20,6 +21,7 @@ pub const UplinkQueue = struct {
     /// Of what is sent.
     header_bytes: u32,
     source: Source,
+    gro: ?*Gro,
     /// For a frame in too many segments. Only what frames filled is ever real.
     linear: sys.Map,
 
@@ -28,7 +30,7 @@ pub const UplinkQueue = struct {
     pub const Error = error{ OutOfMemory, System };
 
     /// How to make one. The fd is borrowed for the call.
-    pub const Config = struct { fd: i32, features: u64, header_bytes: u32, receives: bool, has_ring: bool };
+    pub const Config = struct { fd: i32, features: u64, header_bytes: u32, receives: bool, has_ring: bool, gro: bool };
 
     pub fn create(config: Config) Error!*UplinkQueue {
         const queue = try allocator.create(UplinkQueue);
@@ -40,7 +42,10 @@ pub const UplinkQueue = struct {
         queue.linear = try sys.mapPrivate(abi.packet_room_max);
         errdefer sys.unmap(queue.linear);
         queue.source = .none;
+        queue.gro = null;
         if (!config.receives) return queue;
+        if (config.gro) queue.gro = try allocator.create(Gro);
+        errdefer if (queue.gro) |gro| allocator.destroy(gro);
         if (config.has_ring) {
             const ring = try allocator.create(PacketRing);
             errdefer allocator.destroy(ring);
@@ -61,6 +66,7 @@ pub const UplinkQueue = struct {
                 allocator.destroy(ring);
             },
         }
+        if (queue.gro) |gro| allocator.destroy(gro);
         sys.unmap(queue.linear);
         sys.close(queue.fd);
         allocator.destroy(queue);

@@ -23,7 +23,16 @@ const traffic_timeout_ms = 20_000;
 const file_mb = 20;
 const host_address = "10.0.0.254";
 const guest_addresses = ["10.0.0.1", "10.0.0.2"] as const;
-/** One guest on a port of `serve`, and the host at the other end of a tap, in a network of its own. */
+interface HostOptions {
+  readonly guest?: Partial<GuestOptions>;
+  /** What is there before `serve`: a line of shell. */
+  readonly setup?: string;
+  readonly uplink?: string;
+  /** The host's interface. */
+  readonly host?: string;
+}
+
+/** One guest on a port of `serve`, and the host at the other end of an uplink, in a network of its own. */
 class HostAndGuest implements AsyncDisposable {
   readonly #stack: AsyncDisposableStack;
   readonly network: NetworkNamespace;
@@ -37,19 +46,21 @@ class HostAndGuest implements AsyncDisposable {
     this.guest = guest;
   }
 
-  static async start(options: Partial<GuestOptions>): Promise<HostAndGuest> {
+  static async start(options: HostOptions = {}): Promise<HostAndGuest> {
+    const { guest: guestOptions, setup = "true", uplink = "tap:up0", host = "up0" } = options;
     await using stack = new AsyncDisposableStack();
     const folder = stack.use(new Folder());
     await writeInitramfs(folder.initramfs);
     const network = stack.use(await NetworkNamespace.make());
+    await network.run(setup);
     const serve = stack.use(
-      await Serve.startBehind(network.prefix, "--ports", "1", "--dir", folder.path, "--uplink", "tap:up0"),
+      await Serve.startBehind(network.prefix, "--ports", "1", "--dir", folder.path, "--uplink", uplink),
     );
-    await network.run(`ip addr add ${host_address}/24 dev up0`);
+    await network.run(`ip addr add ${host_address}/24 dev ${host}`);
     const [program, ...args] = [...network.prefix, "iperf3", "-s", "--forceflush"];
     const iperf = stack.use(new Program(program!, args));
     await iperf.until(/Server listening/, traffic_timeout_ms);
-    const guest = stack.use(await LinuxGuest.boot(folder.guest(0, options)));
+    const guest = stack.use(await LinuxGuest.boot(folder.guest(0, guestOptions)));
     await guest.setAddress(`${guest_addresses[0]}/24`);
     await guest.reach(host_address, traffic_timeout_ms);
     return new HostAndGuest(stack.move(), network, serve, guest);
@@ -79,7 +90,7 @@ realTest("host and guest through a tap: big segments both ways, switched off and
   "linux",
   "network",
 ], async () => {
-  await using pair = await HostAndGuest.start({});
+  await using pair = await HostAndGuest.start();
   const { guest, serve } = pair;
   assert(await pair.measure("from_guest", "TSO on") > 2 * segment_bytes);
   assert(await pair.measure("to_guest", "TSO on") > 2 * segment_bytes);
@@ -95,15 +106,29 @@ realTest("host and a guest without offloads through a tap: what is big is cut fo
   "linux",
   "network",
 ], async () => {
-  await using pair = await HostAndGuest.start({
-    device: "guest_tso4=off,guest_tso6=off,guest_ecn=off,guest_ufo=off,guest_csum=off,csum=off",
-  });
+  const device = "guest_tso4=off,guest_tso6=off,guest_ecn=off,guest_ufo=off,guest_csum=off,csum=off";
+  await using pair = await HostAndGuest.start({ guest: { device } });
   assert(await pair.measure("to_guest", "without offloads") <= segment_bytes);
   const { cut, pieces } = (await pair.serve.ports()).get("port0")!.to_guest;
   assert(cut! > 0 && pieces! > 2 * cut!, `${cut} packets cut into ${pieces}`);
   await pair.measure("from_guest", "without offloads");
   await pair.close();
 });
+
+for (const gro of ["on", "off"]) {
+  const what = gro === "on" ? "are put together" : "stay apart";
+  realTest(`small segments that come through an uplink with gro=${gro} ${what}`, ["linux", "network"], async () => {
+    const veth = "ip link add va type veth peer name vb && ip link set va up && ip link set vb up";
+    const setup = `${veth} && ethtool -K vb tso off gso off tx off`;
+    await using pair = await HostAndGuest.start({ setup, uplink: `packet:va,gro=${gro}`, host: "vb" });
+    const bytes = await pair.measure("to_guest", `gro=${gro}`);
+    const { merged } = (await pair.serve.ports()).get("uplink0")!.from_guest;
+    assert(gro === "on" ? bytes > 2 * segment_bytes : bytes <= segment_bytes, `${bytes} bytes`);
+    assert.equal(merged! > 0, gro === "on", `${merged} merged`);
+    await pair.measure("from_guest", `gro=${gro}`);
+    await pair.close();
+  });
+}
 
 realTest("two guests of two serves that veth joins: big segments pass both, a file arrives as it was", [
   "linux",
