@@ -46,7 +46,12 @@ const refusals: [args: string, code: number, text: string][] = [
   ["serve --port socket=/tmp/a --port socket=/tmp/a", 2, "two ports with the same socket: /tmp/a: give each its own"],
   ["serve --port features=-EVENT_ID", 2, "cannot use features= in --port: EVENT_ID: did you mean EVENT_IDX?"],
   [`serve --port socket=${long}`, 2, `socket path too long: ${long}: it has 115 bytes, give one of 107 or fewer`],
-  ["serve --uplink tap:tap0", 2, "option not in this version: --uplink: tap:tap0: leave it out"],
+  ["serve --uplink tap0", 2, "cannot use --uplink: tap0: give tap:IF or packet:IF"],
+  ["serve --uplink tap:", 2, "cannot use --uplink: : give the name of an interface, 1 to 15 bytes"],
+  ["serve --uplink tap:up0,queues=0", 2, "cannot use queues= in --uplink: 0: give a whole number from 1 to 128"],
+  ["serve --uplink tap:up0,gro=maybe", 2, "cannot use gro= in --uplink: maybe: give on or off"],
+  ["serve --uplink tap:up0 --uplink packet:up0", 2, "two ports with the same interface: up0: give each its own"],
+  ["serve --uplink tap:up0,name=port0", 2, "two ports with the same name: port0: give each its own"],
   ["serve --takeover", 2, "option not in this version: --takeover: leave it out"],
   ["serve --state-dir /tmp", 2, "option not in this version: --state-dir: /tmp: leave it out"],
   [`serve --dir ${folder}/none/at/all`, 1, "the folder above it does not exist: give another with --dir"],
@@ -107,7 +112,7 @@ Deno.test("help says what there is, how to call it, and what the exit codes mean
   for (const option of [...options, "--socket-mode", "--libvirt", "Examples:"]) {
     assert.ok(serve.stdout.includes(option), option);
   }
-  for (const absent of ["--uplink", "--takeover", "--state-dir"]) assert.ok(!serve.stdout.includes(absent), absent);
+  for (const absent of ["--takeover", "--state-dir"]) assert.ok(!serve.stdout.includes(absent), absent);
   assert.deepEqual(await run(["help", "serve"]), serve);
 });
 

@@ -296,8 +296,8 @@ Deno.test("an interface of the host's is refused", async (t) => {
     ],
     [
       "net_af_packet0,iface=eth0,framesz=2048",
-      "cannot use framesz= in net_af_packet0: 2048: leave it out, the ring has 255 places of 68 KiB, for packets that " +
-      "are not cut",
+      "cannot use framesz= in net_af_packet0: 2048: leave it out, the ring has 255 places of 68 KiB, for packets " +
+      "that are not cut",
     ],
     [
       "net_af_packet0,iface=eth0,qdisc_bypass=0",
