@@ -96,7 +96,10 @@ pub fn deliver(burst: *Burst, vring: *Vring, mask: Mask, mtu: u32) Used {
     return switch (vring.peer) {
         .guest => unreachable,
         .back_end => |queue| deliverBuffers(burst, vring, queue, mask, mtu),
-        .uplink => |queue| deliverTo(burst, vring, queue, mask, mtu),
+        .uplink => |queue| {
+            queue.begin();
+            return deliverTo(burst, vring, queue, mask, mtu);
+        },
     };
 }
 

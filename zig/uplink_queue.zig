@@ -14,6 +14,10 @@ const PacketReader = @import("packet_reader.zig").PacketReader;
 const PacketRing = packet_ring.PacketRing;
 const allocator = std.heap.c_allocator;
 
+/// Pieces that the kernel may cut in one burst: of usual packets it cuts no more than 3000, and each may cost as much as
+/// a packet. A guest of tiny segments would hold up all others.
+const pieces_in_burst = 8192;
+
 pub const UplinkQueue = struct {
     fd: i32,
     /// What the kernel does for us, as features of a device.
@@ -22,6 +26,8 @@ pub const UplinkQueue = struct {
     header_bytes: u32,
     source: Source,
     gro: ?*Gro,
+    /// In this burst.
+    pieces_left: u32,
     /// For a frame in too many segments. Only what frames filled is ever real.
     linear: sys.Map,
 
@@ -43,6 +49,7 @@ pub const UplinkQueue = struct {
         errdefer sys.unmap(queue.linear);
         queue.source = .none;
         queue.gro = null;
+        queue.pieces_left = 0;
         if (!config.receives) return queue;
         if (config.gro) queue.gro = try allocator.create(Gro);
         errdefer if (queue.gro) |gro| allocator.destroy(gro);
@@ -104,8 +111,16 @@ pub const UplinkQueue = struct {
         }
     }
 
+    /// A burst to the kernel begins.
+    pub fn begin(queue: *UplinkQueue) void {
+        queue.pieces_left = pieces_in_burst;
+    }
+
     /// Gives the kernel a frame, or returns the counter of why it took none.
     pub fn put(queue: *UplinkQueue, frame: *const Frame, stats: *abi.VringStats) ?*u64 {
+        const pieces = if (frame.header.gso_size == 0) 1 else frame.len / frame.header.gso_size;
+        if (pieces > queue.pieces_left) return &stats.drop_no_buffer;
+        queue.pieces_left -= pieces;
         var header = frame.header;
         header.num_buffers = 0;
         var vectors: [sys.vectors_max]sys.Vector = undefined;
