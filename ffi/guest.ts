@@ -8,7 +8,7 @@
 
 import type { Region } from "../vhost/dataplane.ts";
 import type { FrontendVring } from "../vhost/frontend.ts";
-import { GuestWait } from "./abi.gen.ts";
+import { GuestWait, limits } from "./abi.gen.ts";
 import { check, library } from "./library.ts";
 import { emptyStruct, readStruct, type Struct, writeStruct, writeStructs } from "./struct.ts";
 
@@ -27,7 +27,7 @@ export interface GuestOptions {
   ringSize?: number;
   /** Of a receive buffer, the virtio-net header included. */
   bufferBytes?: number;
-  /** Longest frame to send, up to 65535. */
+  /** Longest frame to send, up to `frameBytesMax`; in traffic of its own, 65535. */
   frameBytesMax?: number;
   /** Cut frames to be sent into so many pieces, behind a header by itself; all is one piece, if 0. */
   sendSegments?: number;
@@ -70,6 +70,9 @@ export interface GuestTraffic {
   /** CPU to run on; any, if undefined. */
   cpu?: number | undefined;
 }
+
+/** The longest frame that rings carry: IP's longest packet, and headers before it. */
+export const frameBytesMax = limits.packet_bytes_max;
 
 /** User addresses, as a front end has them, lie so far behind the guest-physical ones. */
 const userOffset = 0x7e00_0000_0000n;

@@ -4,11 +4,12 @@
  *
  * @module
  */
-import { Guest } from "../ffi/guest.ts";
+import { frameBytesMax, Guest } from "../ffi/guest.ts";
 import { VringError } from "../ffi/library.ts";
 import type { Port } from "../ffi/port.ts";
 import type { Channel } from "../vhost/channel.ts";
 import { Frontend } from "../vhost/frontend.ts";
+import type { Offer } from "../vhost/offer.ts";
 import { type FeatureName, featureNames, featureSet, hasFeature } from "../vhost/spec.ts";
 import type { Occurrence } from "./port_event.ts";
 import type { DriverPlan, PortPlan } from "./port_plan.ts";
@@ -16,30 +17,34 @@ import type { PortSample } from "./port_sample.ts";
 import { pauseAfter, type PortServerParts, type PortService } from "./port_server.ts";
 import { RingWatch } from "./ring_watch.ts";
 
-/** Of a receive buffer, header included: what net_virtio_user's mbufs hold. */
-const bufferBytes = 2048;
-/** Whatever may come from another port is sent in one piece. */
-const frameBytesMax = 65535;
+/** Of a buffer for large packets, where several cannot be merged, header included (virtio 5.1.6.3.1). */
+const largeBufferBytes = 65_562;
 
 const always: readonly FeatureName[] = ["VERSION_1", "PROTOCOL_FEATURES", "EVENT_IDX", "CSUM", "GUEST_CSUM"];
 const segmented: readonly FeatureName[] = ["HOST_TSO4", "HOST_TSO6", "HOST_ECN", "HOST_UFO", "HOST_USO"];
-/** Large packets need buffers that can be merged: one alone is too small. */
-const merged: readonly FeatureName[] = [
-  ...["MRG_RXBUF", "GUEST_TSO4", "GUEST_TSO6", "GUEST_ECN", "GUEST_UFO", "GUEST_USO4", "GUEST_USO6"] as const,
+/** Large packets need buffers that can be merged, or are large. */
+const large: readonly FeatureName[] = [
+  "GUEST_TSO4",
+  "GUEST_TSO6",
+  "GUEST_ECN",
+  "GUEST_UFO",
+  "GUEST_USO4",
+  "GUEST_USO6",
 ];
 
 /** What is taken of what is on offer. */
-function chooseFeatures(offered: bigint, plan: DriverPlan, queuePairs: number): bigint {
+function chooseFeatures(offered: bigint, plan: DriverPlan, { features, queuePairs }: Offer): bigint {
   const needed = featureSet([...plan.packed ? ["RING_PACKED"] as const : [], ...queuePairs > 1 ? ["MQ"] as const : []]);
   const missing = featureNames(needed & ~offered);
   if (missing.length > 0) throw new Error(`the back end does not offer ${missing.join(", ")}`);
   const wanted = [
     ...always,
     ...segmented,
-    ...plan.mergeable ? merged : [],
+    ...plan.mergeable ? ["MRG_RXBUF"] as const : [],
+    ...plan.mergeable || plan.bufferBytes >= largeBufferBytes ? large : [],
     ...plan.inOrder ? ["IN_ORDER"] as const : [],
   ];
-  return needed | offered & featureSet(wanted);
+  return needed | offered & features & featureSet(wanted);
 }
 
 /** What such a port works with. */
@@ -163,20 +168,22 @@ export class DriverServer implements PortService {
 
   /** Sets up what DPDK's virtio-user sets up, in its order. */
   async #introduce(frontend: Frontend): Promise<void> {
-    const { port, plan: { driver, offer: { queuePairs } } } = this.#parts;
+    const { port, plan: { driver, offer } } = this.#parts;
+    const { queuePairs } = offer;
     await frontend.handshake();
     this.#tell({ event: "connected" });
     if (frontend.queuePairs < queuePairs) {
       throw new Error(`the back end has ${frontend.queuePairs} queue pairs, not ${queuePairs}: give queues= fewer`);
     }
-    const features = chooseFeatures(frontend.features, driver, queuePairs);
+    const features = chooseFeatures(frontend.features, driver, offer);
     await frontend.setFeatures(features);
     if (this.#closed) return;
     const guest = this.#guest = Guest.open({
       features,
       queuePairs,
       ringSize: driver.queueSize,
-      bufferBytes,
+      bufferBytes: driver.bufferBytes,
+      // Whatever may come from another port is sent in one piece.
       frameBytesMax,
     });
     port.drive(guest);

@@ -23,8 +23,13 @@ export interface EthConfig {
   /** As many as the devargs' `queues=`, at most; by default one. */
   readonly rxQueues?: number;
   readonly txQueues?: number;
-  /** By default all. What is not here is not offered to the guest, in either direction. */
+  /** By default all. What is not here is not offered to the guest, or taken of the back end, in either direction. */
   readonly offloads?: readonly EthOffload[];
+  /**
+   * Of the receive buffers of a device that is the driver, virtio-net header included: 128 to 65562, by default 2048.
+   * From 65562 on, TCP and UDP that is to be cut comes whole also where buffers cannot be merged (virtio 5.1.6.3.1).
+   */
+  readonly rxBufferBytes?: number | undefined;
 }
 
 /** What happens to a device. None of these may throw. */
@@ -52,6 +57,8 @@ const withheldWithout: Record<EthOffload, readonly string[]> = {
 
 const mtuMin = 68;
 const mtuMax = 65535;
+const rxBufferBytesMin = 128;
+const rxBufferBytesMax = 65_562;
 /** As net_vhost reports, whatever the wire would be. */
 const speed_Mbps = 10_000;
 
@@ -72,6 +79,7 @@ export class EthDev implements AsyncDisposable {
   #rx: boolean[] = [];
   #tx: boolean[] = [];
   #withheld: readonly string[] = [];
+  #bufferBytes: number | undefined;
   #mtu: number | undefined;
   #port: Port | undefined;
   #server: PortService | undefined;
@@ -105,7 +113,8 @@ export class EthDev implements AsyncDisposable {
   }
 
   /** Says how many queues are used, and which offloads. May be repeated while it is stopped; setups are then due. */
-  configure({ rxQueues = 1, txQueues = 1, offloads = ["CKSUM", "TCP_TSO", "UDP_TSO"] }: EthConfig = {}): void {
+  configure(config: EthConfig = {}): void {
+    const { rxQueues = 1, txQueues = 1, offloads = ["CKSUM", "TCP_TSO", "UDP_TSO"], rxBufferBytes } = config;
     this.#expect("configure", "created", "configured", "stopped");
     for (const [what, count] of [["rxQueues", rxQueues], ["txQueues", txQueues]] as const) {
       if (Number.isInteger(count) && count >= 1 && count <= this.#vdev.queues) continue;
@@ -114,12 +123,16 @@ export class EthDev implements AsyncDisposable {
     const names = Object.keys(withheldWithout) as EthOffload[];
     const unknown = offloads.find((name) => !names.includes(name));
     if (unknown !== undefined) throw this.#outOfRange(`use offload ${unknown}`, `choose from ${names.join(", ")}`);
+    if (rxBufferBytes !== undefined && !(rxBufferBytes >= rxBufferBytesMin && rxBufferBytes <= rxBufferBytesMax)) {
+      throw this.#outOfRange(`use rxBufferBytes=${rxBufferBytes}`, `give ${rxBufferBytesMin} to ${rxBufferBytesMax}`);
+    }
     this.#shut();
     // A listener that heard of it may have closed.
     this.#expect("configure", "created", "configured", "stopped");
     this.#rx = Array(rxQueues).fill(false);
     this.#tx = Array(txQueues).fill(false);
     this.#withheld = names.filter((name) => !offloads.includes(name)).flatMap((name) => withheldWithout[name]);
+    this.#bufferBytes = rxBufferBytes;
     this.#state = "configured";
   }
 
@@ -289,6 +302,7 @@ export class EthDev implements AsyncDisposable {
         number: port.number,
         queuePairs: queues,
         withheld: this.#withheld,
+        bufferBytes: this.#bufferBytes,
         workingDirectory: Deno.cwd(),
       });
       this.#server = openPortService({

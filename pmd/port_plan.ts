@@ -19,7 +19,7 @@ export interface PortPlan {
   readonly mode: PortMode;
   /** For the front end's arguments: we never see a guest's MAC but in its packets. */
   readonly mac: string;
-  /** Of a port that faces a back end, only the number of queue pairs counts. */
+  /** Of a port that faces a back end: what it takes, where that is on offer. */
   readonly offer: Offer;
   /** false: big packets are cut for the guest, whatever it negotiated. */
   readonly guestTso?: boolean | undefined;
@@ -46,7 +46,12 @@ export interface DriverPlan {
   readonly packed: boolean;
   readonly mergeable: boolean;
   readonly inOrder: boolean;
+  /** Of a receive buffer, virtio-net header included. */
+  readonly bufferBytes: number;
 }
+
+/** What net_virtio_user's mbufs hold. */
+const bufferBytesDefault = 2048;
 
 /** "VHOST" and the port's number: the address that net_vhost's ports have. */
 export function vhostMac(port: number): number {
@@ -68,8 +73,10 @@ export interface VdevUse {
   /** The port's, for its address. */
   readonly number: number;
   readonly queuePairs: number;
-  /** Names of features not to offer, beside those that the string withholds. */
+  /** Names of features not to offer, nor to take, beside those that the string withholds. */
   readonly withheld?: readonly string[];
+  /** Of the receive buffers, where we are the driver, virtio-net header included; by default 2048. */
+  readonly bufferBytes?: number | undefined;
   /** To resolve a relative path. */
   readonly workingDirectory: string;
 }
@@ -89,7 +96,8 @@ export function planVdev(vdev: Vdev, use: VdevUse): PortPlan {
   };
   if (vdev.driver === "vhost") return plan;
   const { queueSize, packed, mergeable, inOrder } = vdev;
-  return { ...plan, mac: vdev.mac ?? randomMac(), driver: { queueSize, packed, mergeable, inOrder } };
+  const { bufferBytes = bufferBytesDefault } = use;
+  return { ...plan, mac: vdev.mac ?? randomMac(), driver: { queueSize, packed, mergeable, inOrder, bufferBytes } };
 }
 
 function planUplink(vdev: TapVdev | PacketVdev, { number, queuePairs }: VdevUse): PortPlan {

@@ -121,6 +121,7 @@ Deno.test("what is used out of its order says so", async () => {
   misuse(/Cannot set up rx queue 0: eth_vhost_a: it is created/, () => device.rxQueueSetup(0));
   outside(/rxQueues=3: eth_vhost_a: queues=2/, () => device.configure({ rxQueues: 3 }));
   outside(/txQueues=0/, () => device.configure({ txQueues: 0 }));
+  outside(/rxBufferBytes=64: eth_vhost_a: give 128 to 65562/, () => device.configure({ rxBufferBytes: 64 }));
   outside(/offload LRO.*choose from CKSUM, TCP_TSO, UDP_TSO/, () => device.configure({ offloads: ["LRO" as "CKSUM"] }));
   device.configure({ rxQueues: 2 });
   outside(/set up rx queue 2: eth_vhost_a: there are 2/, () => device.rxQueueSetup(2));
@@ -320,6 +321,48 @@ for (const choice of ["packed_vq=0", "packed_vq=1,queue_size=100", "mrg_rxbuf=0,
     }
   });
 }
+
+/** A large packet, or one whose checksum is to be finished, to everybody. */
+function appendOffloaded(packets: Packets, offload: "CKSUM" | "TCP_TSO" | "UDP_TSO"): void {
+  const isTcp = offload !== "UDP_TSO";
+  const bytes = packets.append(offload === "CKSUM" ? 1054 : 4054);
+  const view = new DataView(bytes.buffer, bytes.byteOffset);
+  bytes.set([0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 0, 0, 0, 0, 1, 8, 0, 0x45]);
+  view.setUint16(16, bytes.length - 14);
+  view.setUint8(23, isTcp ? 6 : 17);
+  if (isTcp) view.setUint8(46, 0x50);
+  else view.setUint16(38, bytes.length - 34);
+  const type = { CKSUM: 0, TCP_TSO: 1, UDP_TSO: 5 }[offload];
+  packets.header(0).set([1, type, 0, 0, ...type === 0 ? [0, 0] : [0xe8, 3], 34, 0, isTcp ? 16 : 6, 0]);
+}
+
+Deno.test("a device that drives takes the offloads it was configured with, into large buffers or many", async () => {
+  await using bench = new Bench();
+  const here = start(bench.device("a"));
+  const packets = new Packets({ capacity: 16 });
+  for (const mergeable of [0, 1]) {
+    for (const offloads of [[], ["CKSUM"], ["CKSUM", "TCP_TSO"], ["CKSUM", "TCP_TSO", "UDP_TSO"]] as const) {
+      await using there = EthDev.create(`virtio_user0,path=${bench.directory}/a,mrg_rxbuf=${mergeable}`);
+      there.configure({ offloads, ...mergeable === 0 ? { rxBufferBytes: 65_562 } : {} });
+      there.rxQueueSetup(0);
+      there.txQueueSetup(0);
+      there.start();
+      await until(() => here.link.up && there.link.up);
+      for (const offload of ["CKSUM", "TCP_TSO", "UDP_TSO"] as const) {
+        appendOffloaded(packets, offload);
+        assert.equal(here.txBurst(0, packets), 1);
+        const count = there.rxBurst(0, packets);
+        const taken = offload === "CKSUM" || offloads.some((one) => one === offload);
+        assert.equal(count, taken ? 1 : offload === "UDP_TSO" ? 5 : 4, `${offload} with ${offloads}`);
+        const partial = offloads.some((one) => one === "CKSUM");
+        for (let index = 0; index < count; index++) assert.equal(packets.header(index)[0], partial ? 1 : 0);
+        packets.free();
+      }
+      await there.close();
+      await until(() => !here.link.up);
+    }
+  }
+});
 
 Deno.test("a burst that cannot be is refused", () => {
   for (const capacity of [0, 65, 1.5]) assert.throws(() => new Packets({ capacity }), RangeError);

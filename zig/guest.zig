@@ -126,9 +126,9 @@ pub const Guest = struct {
         if (!is_packed and !std.math.isPowerOfTwo(size)) return error.InvalidArgument;
         if (config.gpa % page_bytes != 0 or config.gpa > memory_bytes_max) return error.InvalidArgument;
         if (config.frame_bytes_max < guest_frame.bytes_min) return error.InvalidArgument;
-        if (config.frame_bytes_max > guest_frame.bytes_max) return error.InvalidArgument;
+        if (config.frame_bytes_max > abi.packet_bytes_max) return error.InvalidArgument;
         if (config.buffer_bytes < header_bytes + guest_frame.bytes_min) return error.InvalidArgument;
-        if (config.buffer_bytes > header_bytes + guest_frame.bytes_max) return error.InvalidArgument;
+        if (config.buffer_bytes > header_bytes + abi.packet_bytes_max) return error.InvalidArgument;
         const segments = [_]u32{ config.send_segments, config.receive_segments };
         for (segments, [_]u32{ config.send_indirect, config.receive_indirect }) |count, by_table| {
             if (count > guest_shape.segments_max) return error.InvalidArgument;
@@ -622,7 +622,7 @@ test "what cannot be is refused" {
         .{ .field = "ring_size", .value = 1 << 16 },
         .{ .field = "gpa", .value = 1 },
         .{ .field = "frame_bytes_max", .value = 59 },
-        .{ .field = "frame_bytes_max", .value = 65536 },
+        .{ .field = "frame_bytes_max", .value = 65590 },
         .{ .field = "buffer_bytes", .value = 71 },
         .{ .field = "send_segments", .value = 64 },
         .{ .field = "receive_segments", .value = 256 },

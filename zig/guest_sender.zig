@@ -54,7 +54,7 @@ pub fn Sender(comptime Driver: type) type {
                 .idle = idle,
                 .begin = 0,
                 .end = 0,
-                .scratch = try allocator.alloc(u8, guest_frame.bytes_max),
+                .scratch = try allocator.alloc(u8, side.shape.capacity),
             };
             @memset(lengths, blank);
             self.reset();
