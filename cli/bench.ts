@@ -8,26 +8,16 @@ import { measure, type Measurement } from "./bench_measure.ts";
 import { benchCommand, type BenchOptions, type BenchPlan, planBench } from "./bench_options.ts";
 import { type BenchResult, type Case, caseName, type CaseResult, faultless, type Speed } from "./bench_result.ts";
 import { type CaseBar, caseBars, caseTable, notes, placementText } from "./bench_text.ts";
-import { chart } from "./chart.ts";
+import { chart, chartColumns } from "./chart.ts";
 import { CommandError } from "./error.ts";
 import { allowedCpus, describeMachine, machineText } from "./machine.ts";
 import { Output, table } from "./output.ts";
 import { reportHtml } from "./report.ts";
+import { stoppable } from "./stoppable.ts";
 import { findTestpmd, type TestpmdProgram } from "./testpmd.ts";
 
 /** One packet in so many is checked byte by byte when not all are. */
 const checkEvery = 1024;
-/** Where the terminal does not tell. */
-const columnsDefault = 80;
-const columnsMax = 120;
-
-function columns(): number {
-  try {
-    return Math.min(Deno.consoleSize().columns, columnsMax);
-  } catch {
-    return columnsDefault;
-  }
-}
 
 /** What is printed for people. */
 class Screen {
@@ -55,7 +45,7 @@ class Screen {
   #chart(bars: readonly CaseBar[]): string[] {
     return chart(
       bars,
-      columns(),
+      chartColumns(),
       (drawn, index) => this.#output.style(bars[index]!.whose === "ours" ? "green" : "dim", drawn),
     );
   }
@@ -90,19 +80,6 @@ async function runCases(
     if (stop.aborted) break;
   }
   return results;
-}
-
-/** Calls `work` with a signal that is aborted by SIGINT and SIGTERM. */
-async function stoppable<T>(work: (stop: AbortSignal) => Promise<T>): Promise<T> {
-  const controller = new AbortController();
-  const abort = () => controller.abort();
-  const signals = ["SIGINT", "SIGTERM"] as const;
-  for (const signal of signals) Deno.addSignalListener(signal, abort);
-  try {
-    return await work(controller.signal);
-  } finally {
-    for (const signal of signals) Deno.removeSignalListener(signal, abort);
-  }
 }
 
 /** Opens the report's file before anything is measured: better now than after. */

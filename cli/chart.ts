@@ -11,6 +11,19 @@ export interface Bar {
   readonly text: string;
 }
 
+/** Where the terminal does not tell. */
+const columnsDefault = 80;
+const columnsMax = 120;
+
+/** What standard output has room for. */
+export function chartColumns(): number {
+  try {
+    return Math.min(Deno.consoleSize().columns, columnsMax);
+  } catch {
+    return columnsDefault;
+  }
+}
+
 const eighths = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
 
 /** A bar of so many columns, to an eighth of a column; something, however small, is drawn for what is not zero. */

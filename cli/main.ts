@@ -30,6 +30,11 @@ const commands: readonly CommandEntry[] = [
     load: () => import("./pmd_forward.ts"),
   },
   { name: "bench", about: "measure the way from guest to guest, and check it", load: () => import("./bench.ts") },
+  {
+    name: "tso-test",
+    about: "prove that big packets arrive as each receiver takes them",
+    load: () => import("./tso_test.ts"),
+  },
   { name: "guest", about: "simulated guests", hidden: true, load: () => import("./guest.ts") },
 ];
 

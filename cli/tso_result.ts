@@ -1,0 +1,52 @@
+/**
+ * What `tso-test` found, as `--json` prints it.
+ *
+ * @module
+ */
+import type { Ring } from "./bench_result.ts";
+import type { Machine } from "./machine.ts";
+
+/** What a packet leaves to others: TCP over IPv4 or IPv6, UDP as datagrams or as fragments, or a checksum alone. */
+export const offloads = ["TSO4", "TSO6", "USO", "UFO", "CSUM"] as const;
+export type Offload = (typeof offloads)[number];
+
+/** What a receiver negotiated. */
+export const takings = ["all", "checksums", "nothing"] as const;
+export type Taking = (typeof takings)[number];
+
+/** A receiving guest. The sender has rings of the same layout. */
+export interface Receiver {
+  readonly ring: Ring;
+  readonly mergeable: boolean;
+  readonly takes: Taking;
+}
+
+/** Where something arrived that should not have, or nothing. */
+export interface Failure {
+  /** The packet that was sent. */
+  readonly packet: string;
+  readonly reason: string;
+  /** Both sides around the first difference, in hex. */
+  readonly lines: readonly string[];
+}
+
+/** One kind of packet to one receiver. */
+export interface Pairing extends Receiver {
+  readonly offload: Offload;
+  readonly vlan: boolean;
+  readonly result: "pass" | "fail";
+  /** Sent, and what must arrive of them. */
+  readonly packets: number;
+  readonly frames: number;
+  readonly failure?: Failure;
+}
+
+export interface TsoResult {
+  readonly test: "tso";
+  readonly machine: Machine;
+  readonly pairings: readonly Pairing[];
+  /** Stopped by the user before all of this was there. */
+  readonly interrupted: boolean;
+  /** Every packet of every pairing arrived as it must. */
+  readonly ok: boolean;
+}
