@@ -7,7 +7,7 @@ import { compare } from "./bench_compare.ts";
 import { measure, type Measurement } from "./bench_measure.ts";
 import { benchCommand, type BenchOptions, type BenchPlan, planBench } from "./bench_options.ts";
 import { type BenchResult, type Case, caseName, type CaseResult, faultless, type Speed } from "./bench_result.ts";
-import { type CaseBar, caseBars, caseTable, notes, placementText } from "./bench_text.ts";
+import { barValue, type CaseBar, caseBars, caseTable, notes, placementText } from "./bench_text.ts";
 import { chart, chartColumns } from "./chart.ts";
 import { CommandError } from "./error.ts";
 import { allowedCpus, describeMachine, machineText } from "./machine.ts";
@@ -35,8 +35,8 @@ class Screen {
   progress(before: readonly CaseResult[], current: Case, now: Speed, done: number): void {
     const bar: CaseBar = {
       label: caseName(current),
-      value: now.mpps,
-      text: `${now.mpps.toFixed(2)} Mpps  ${Math.round(100 * done)} %`,
+      value: barValue(current, now),
+      text: `${now.mpps.toFixed(2)} Mpps, ${now.gbps.toFixed(1)} Gbit/s  ${Math.round(100 * done)} %`,
       whose: "ours",
     };
     this.#output.frame(this.#chart([...caseBars(before), bar]));

@@ -41,11 +41,10 @@ function rateRatio({ ours, peers }: Pairing): number {
 /** Both take a turn, and the distance of the CPUs is taken before and after. */
 async function takePair(
   [first, second]: readonly [Contender, Contender],
-  wanted: Case,
   measurement: Measurement,
 ): Promise<[first: Turn, second: Turn, Pick<Pairing, "disturbed" | "distance_ns">]> {
   const before_ns = await distance_ns(measurement.placement);
-  const turns = [await takeTurn(first, wanted, measurement), await takeTurn(second, wanted, measurement)] as const;
+  const turns = [await takeTurn(first, measurement), await takeTurn(second, measurement)] as const;
   const moved = !stayed(before_ns, await distance_ns(measurement.placement));
   return [...turns, { disturbed: moved || turns.some(({ disturbed }) => disturbed), distance_ns: before_ns }];
 }
@@ -57,7 +56,7 @@ async function duel(ours: Contender, peers: Contender, wanted: Case, measurement
   while (pairings.length < count && !measurement.stop.aborted) {
     const oursFirst = pairings.length % 2 === 0;
     const order = oursFirst ? [ours, peers] as const : [peers, ours] as const;
-    const [first, second, rest] = await takePair(order, wanted, measurement);
+    const [first, second, rest] = await takePair(order, measurement);
     // A turn that was cut short is no half of a pair.
     if (measurement.stop.aborted) break;
     pairings.push(oursFirst ? { ours: first, peers: second, ...rest } : { ours: second, peers: first, ...rest });

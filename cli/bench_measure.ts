@@ -67,18 +67,20 @@ export function pairOptions(sockets: readonly string[], { placement, check_every
 }
 
 /** Speed between two looks at the receiver. */
-export function speedBetween(first: GuestCounters, last: GuestCounters, size_bytes: number): Speed {
-  return speed(last.received - first.received, size_bytes, (last.time_ns - first.time_ns) / 1e9);
+export function speedBetween(first: GuestCounters, last: GuestCounters): Speed {
+  const packets = last.received - first.received;
+  const mean_bytes = packets > 0 ? (last.received_bytes - first.received_bytes) / packets : 0;
+  return speed(packets, mean_bytes, (last.time_ns - first.time_ns) / 1e9);
 }
 
-async function watch(pair: GuestPair, { size_bytes }: Case, measurement: Measurement): Promise<Speed> {
+async function watch(pair: GuestPair, measurement: Measurement): Promise<Speed> {
   const { seconds, stop, progress } = measurement;
   await sleep(warmUp_ms, stop);
   const first = await pair.received();
-  let now = speed(0, size_bytes, 0);
+  let now = speed(0, 0, 0);
   while (now.seconds < seconds && !stop.aborted) {
     await sleep(Math.min(look_ms, 1000 * (seconds - now.seconds)), stop);
-    now = speedBetween(first, await pair.received(), size_bytes);
+    now = speedBetween(first, await pair.received());
     progress(now, Math.min(1, now.seconds / seconds));
   }
   return now;
@@ -95,7 +97,8 @@ export async function account(pair: GuestPair, serve: ServeProcess): Promise<
   const both = (count: (guest: GuestCounters) => number) => count(sent) + count(received);
   return {
     ...arrivals(received),
-    unaccounted: both((guest) => guest.sent + guest.announced - guest.received - guest.heard) - dropped,
+    unaccounted: both((guest) => guest.sent + guest.announced - guest.received - guest.heard) + counters.added -
+      dropped,
     cycles_per_packet: counters.packets > 0 ? counters.busyCycles / counters.packets : undefined,
     packets_per_burst: counters.bursts > 0 ? counters.fromGuests / counters.bursts : undefined,
     drops: counters.drops,
@@ -113,7 +116,7 @@ export async function measure(wanted: Case, measurement: Measurement): Promise<C
   if (stop.aborted) return undefined;
   const core_distance_ns = await distance_ns(placement);
   await pair.send();
-  const found = await watch(pair, wanted, measurement);
+  const found = await watch(pair, measurement);
   const arrived = await account(pair, serve);
   return arrived.packets === 0 && stop.aborted ? undefined : { ...wanted, ...found, ...arrived, core_distance_ns };
 }

@@ -4,7 +4,7 @@
  * @module
  */
 import { Argument, Command, Option } from "@commander-js/extra-typings";
-import type { Case, Placement, Ring } from "./bench_result.ts";
+import { type Case, type CaseOffload, type Placement, type Ring, type Taking, takings } from "./bench_result.ts";
 import { UsageError } from "./error.ts";
 import { choice, cpuList, wholeNumber } from "./option.ts";
 
@@ -14,12 +14,17 @@ a \`serve\` with two ports, over real sockets and real rings. One sends to the o
 carries a number; one in about a thousand is checked byte by byte, with --verify every one. Gbit/s counts
 frames, without preamble, gap and checksum.
 
+With --gso the sender leaves its frames to others to be cut, as TSO and USO do: a receiver that takes all gets them
+whole, for any other the switch cuts them, and one that takes nothing gets finished checksums. Of pieces, packets are
+counted, and one in about a thousand is checked by its checksum.
+
 With --peer dpdk, testpmd forwards between two net_vhost ports for the same guests on the same CPUs, in turns of a
 quarter of a second: only figures taken so can be compared. It uses huge pages where some are free, and says so.
 
 Examples:
   vhostctl bench vm2vm
   vhostctl bench vm2vm --size 64,1518,65535 --ring packed --verify
+  vhostctl bench vm2vm --size 65535 --gso 1448
   vhostctl bench vm2vm --queues 4 --seconds 20 --report bench.html
   vhostctl bench vm2vm --size 64,1518 --peer dpdk
   vhostctl bench vm2vm --json | jq '.cases[].mpps'`;
@@ -28,6 +33,9 @@ Examples:
 const sizeMin = 60;
 const sizeMax = 65535;
 
+/** Of Ethernet, IPv4 and UDP, in the frames of simulated guests. */
+export const frameHeaderBytes = 42;
+
 const sizeOf = wholeNumber("--size", sizeMin, sizeMax);
 
 /** Parses one or more frame sizes. */
@@ -35,6 +43,14 @@ function sizes(text: string): number[] {
   const list = text.split(",").map(sizeOf);
   const twice = list.find((size, index) => list.indexOf(size) !== index);
   if (twice !== undefined) throw new UsageError(`cannot use --size: ${text}: give ${twice} once`);
+  return list;
+}
+
+/** Parses one or more of what a receiver can take. */
+function takingList(text: string): Taking[] {
+  const list = text.split(",").map(choice("--takes", takings));
+  const twice = list.find((word, index) => list.indexOf(word) !== index);
+  if (twice !== undefined) throw new UsageError(`cannot use --takes: ${text}: give ${twice} once`);
   return list;
 }
 
@@ -61,6 +77,17 @@ export function benchCommand() {
         .argParser(choice("--ring", ["split", "packed", "both"])),
     )
     .addOption(new Option("--ring-size <n>", "descriptors of each ring").default(256).argParser(ringSize))
+    .addOption(
+      new Option("--gso <bytes>", "leave each frame to be cut into datagrams of so much payload (USO)")
+        .argParser(wholeNumber("--gso", 48, sizeMax)),
+    )
+    .addOption(
+      new Option(
+        "--takes <list>",
+        "with --gso, what the receiver takes: all, checksums, nothing (default: all,nothing)",
+      )
+        .argParser(takingList),
+    )
     .addOption(new Option("--seconds <n>", "how long to measure each case").default(5).argParser(seconds))
     .option("--verify", "check every byte of every packet")
     .addOption(
@@ -109,6 +136,24 @@ function checkCpus(wanted: readonly number[], allowed: readonly number[]): void 
   }
 }
 
+/** What the sender leaves to others, one case after the other. */
+function planOffloads({ size, gso, takes, peer }: BenchOptions): readonly (CaseOffload | undefined)[] {
+  if (gso === undefined) {
+    if (takes !== undefined) throw new UsageError(`--takes without --gso: ${takes.join(",")}: add --gso 1448`);
+    return [undefined];
+  }
+  if (peer !== undefined) {
+    throw new UsageError(`--gso with --peer: ${peer}: leave one out, testpmd does not cut datagrams`);
+  }
+  const short = size.find((bytes) => bytes <= frameHeaderBytes + gso);
+  if (short !== undefined) {
+    throw new UsageError(
+      `frame too short for --gso ${gso}: ${short}: give --size ${frameHeaderBytes + gso + 1} or more`,
+    );
+  }
+  return (takes ?? ["all", "nothing"]).map((receiver_takes) => ({ gso_bytes: gso, receiver_takes }));
+}
+
 /** Checks everything that can be checked without touching anything; throws a `UsageError`. */
 export function planBench(options: BenchOptions, allowedCpus: readonly number[]): BenchPlan {
   const rings: readonly Ring[] = options.ring === "both" ? ["split", "packed"] : [options.ring];
@@ -121,9 +166,15 @@ export function planBench(options: BenchOptions, allowedCpus: readonly number[])
     throw new UsageError(`--testpmd without --peer: ${options.testpmd}: add --peer dpdk`);
   }
   if (options.cpus !== undefined) checkCpus(options.cpus, allowedCpus);
+  const offloads = planOffloads(options);
   return {
     cases: options.size.flatMap((size_bytes) =>
-      rings.map((ring) => ({ size_bytes, ring, queues: options.queues, ring_size: options.ringSize }))
+      rings.flatMap((ring) =>
+        offloads.map((offload) => ({
+          ...{ size_bytes, ring, queues: options.queues, ring_size: options.ringSize },
+          ...offload === undefined ? {} : { offload },
+        }))
+      )
     ),
     seconds: options.seconds,
     verify: options.verify ?? false,

@@ -9,15 +9,29 @@ import type { Spread } from "./statistics.ts";
 /** Layout of the rings between guest and switch. */
 export type Ring = "split" | "packed";
 
+/** What a guest takes of what others leave to be done. */
+export const takings = ["all", "checksums", "nothing"] as const;
+export type Taking = (typeof takings)[number];
+
+/** What the sender leaves to be done. */
+export interface CaseOffload {
+  /** Each frame is to become datagrams of so much payload (USO). */
+  readonly gso_bytes: number;
+  /** By the receiver: all, checksums alone (then the switch cuts), or nothing. */
+  readonly receiver_takes: Taking;
+}
+
 /** One thing to measure. */
 export interface Case {
-  /** Of a frame, from the destination address to the end of the payload. */
+  /** Of a frame as it is sent, from the destination address to the end of the payload. */
   readonly size_bytes: number;
   readonly ring: Ring;
   /** Queue pairs of each guest. */
   readonly queues: number;
   /** Descriptors of each ring. */
   readonly ring_size: number;
+  /** Nothing, if undefined. */
+  readonly offload?: CaseOffload;
 }
 
 /** How packets arrived, as the receiving guest counts them by their sequence numbers and contents. */
@@ -108,7 +122,8 @@ export function speed(packets: number, size_bytes: number, seconds: number): Spe
   return { seconds, mpps: perSecond / 1e6, gbps: perSecond * size_bytes * 8 / 1e9 };
 }
 
-/** `64 B split`, `1518 B packed, 4 queues`. */
-export function caseName({ size_bytes, ring, queues }: Case): string {
-  return `${size_bytes} B ${ring}${queues > 1 ? `, ${queues} queues` : ""}`;
+/** `64 B split`, `1518 B packed, 4 queues`, `65535 B split, takes nothing`. */
+export function caseName({ size_bytes, ring, queues, offload }: Case): string {
+  const takes = offload === undefined ? "" : `, takes ${offload.receiver_takes}`;
+  return `${size_bytes} B ${ring}${queues > 1 ? `, ${queues} queues` : ""}${takes}`;
 }

@@ -5,11 +5,14 @@
  */
 import {
   type BenchResult,
+  type Case,
   caseName,
+  type CaseOffload,
   type CaseResult,
   faultless,
   type PeerResult,
   type Placement,
+  type Speed,
 } from "./bench_result.ts";
 import type { Bar } from "./chart.ts";
 import { type Column, quantity } from "./output.ts";
@@ -30,6 +33,11 @@ function ratioText({ ratio }: PeerResult): string {
   return ratio === undefined ? "?" : `${ratio.median.toFixed(2)} (${ratio.low.toFixed(2)}-${ratio.high.toFixed(2)})`;
 }
 
+/** Who makes segments of a frame, and who finishes their checksums. */
+function cutter({ receiver_takes: takes }: CaseOffload): string {
+  return { all: "nobody", checksums: "switch, not summed", nothing: "switch, summed" }[takes];
+}
+
 /** What is wrong with what arrived, `ok` if nothing. */
 function faultText(found: CaseResult): string {
   const counts = { duplicated: found.duplicated, reordered: found.reordered, corrupted: found.corrupted };
@@ -45,6 +53,14 @@ const caseFields: readonly Field[] = [
   { title: "SIZE", align: "right", text: ({ size_bytes }) => `${size_bytes}` },
   { title: "RING", text: ({ ring }) => ring },
   { title: "QUEUES", align: "right", text: ({ queues }) => `${queues}` },
+];
+
+/** Frames that were left to be cut. */
+const offloadFields: readonly Field[] = [
+  { title: "CUT BY", text: ({ offload }) => offload === undefined ? "" : cutter(offload) },
+];
+
+const speedFields: readonly Field[] = [
   { title: "Mpps", align: "right", text: ({ mpps }) => figure(mpps) },
   { title: "Gbit/s", align: "right", text: ({ gbps }) => figure(gbps) },
 ];
@@ -66,7 +82,11 @@ const switchFields: readonly Field[] = [
 
 function fieldsOf(cases: readonly CaseResult[]): readonly Field[] {
   const compared = cases.some(({ peer }) => peer !== undefined);
-  return [...caseFields, ...compared ? peerFields : [], ...switchFields];
+  const offloaded = cases.some(({ offload }) => offload !== undefined);
+  return [
+    ...[...caseFields, ...offloaded ? offloadFields : [], ...speedFields],
+    ...[...compared ? peerFields : [], ...switchFields],
+  ];
 }
 
 /** The columns of the table for these cases, and its rows. */
@@ -80,11 +100,16 @@ export interface CaseBar extends Bar {
   readonly whose: "ours" | "peer";
 }
 
+/** What bars show: packets, or bits where packets become others on their way. */
+export function barValue({ offload }: Case, { mpps, gbps }: Speed): number {
+  return offload === undefined ? mpps : gbps;
+}
+
 /** One bar for each case; two where there is a peer. */
 export function caseBars(cases: readonly CaseResult[]): CaseBar[] {
   const text = ({ mpps, gbps }: { mpps: number; gbps: number }) => `${figure(mpps)} Mpps, ${figure(gbps)} Gbit/s`;
   return cases.flatMap((found): CaseBar[] => {
-    const own: CaseBar = { label: caseName(found), value: found.mpps, text: text(found), whose: "ours" };
+    const own: CaseBar = { label: caseName(found), value: barValue(found, found), text: text(found), whose: "ours" };
     const { peer } = found;
     return peer === undefined
       ? [own]

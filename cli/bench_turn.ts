@@ -4,7 +4,6 @@
  * @module
  */
 import { type Measurement, sleep, speedBetween, warmUp_ms } from "./bench_measure.ts";
-import type { Case } from "./bench_result.ts";
 import { waitedForCpu_ns } from "./contention.ts";
 import type { GuestPair } from "./guest_pair.ts";
 import type { JsonProcess } from "./json_process.ts";
@@ -37,7 +36,7 @@ function waited_ns({ forwarder, pair }: Contender): number {
 }
 
 /** Wakes a forwarder, measures, and puts it to sleep again. */
-export async function takeTurn(contender: Contender, { size_bytes }: Case, measurement: Measurement): Promise<Turn> {
+export async function takeTurn(contender: Contender, measurement: Measurement): Promise<Turn> {
   const { forwarder, pair } = contender;
   const { stop } = measurement;
   forwarder.signal("SIGCONT");
@@ -52,7 +51,7 @@ export async function takeTurn(contender: Contender, { size_bytes }: Case, measu
   await pair.stop();
   await pair.rest();
   forwarder.signal("SIGSTOP");
-  const { seconds } = speedBetween(first, last, size_bytes);
+  const { seconds } = speedBetween(first, last);
   const packets = last.received - first.received;
   return { packets, seconds, disturbed: waited / 1e9 > waitShareMax * seconds };
 }

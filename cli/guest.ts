@@ -3,13 +3,15 @@
  *
  * Takes a line of JSON at a time on stdin and answers each with one on stdout, in order:
  * `{"start":{"guest":0,"to":"52:54:00:00:00:02","size_bytes":64,"check_every":1024}}`, also `"send":false` to receive
- * alone; `{"stop":{"guest":0}}`: it goes on receiving; `{"stats":{"guest":0}}`; `{"rest":true}`: all stand still until
- * the next start. A failure is answered by `{"error":".."}`. Ends when stdin is closed, or when a back end is gone.
+ * alone, and `"gso_bytes":1448` for frames that are to be cut; `{"stop":{"guest":0}}`: it goes on receiving;
+ * `{"stats":{"guest":0}}`; `{"rest":true}`: all stand still until the next start. A failure is answered by
+ * `{"error":".."}`. Ends when stdin is closed, or when a back end is gone.
  *
  * @module
  */
 import { Command, Option } from "@commander-js/extra-typings";
 import { Guest, type GuestCrew, type GuestTraffic, Pump } from "../mod.ts";
+import { takings } from "./bench_result.ts";
 import { attach, type AttachedGuest, type AttachOptions } from "./guest_attach.ts";
 import type { GuestCounters } from "./guest_process.ts";
 import { CommandError, UsageError } from "./error.ts";
@@ -35,6 +37,10 @@ function guestCommand() {
     .addOption(new Option("--frame-bytes <n>").default(1514).argParser(wholeNumber("--frame-bytes", 60, 65535)))
     .addOption(new Option("--cpu <n>", "where the guests' thread runs").argParser(wholeNumber("--cpu", 0, 4095)))
     .addOption(
+      new Option("--offload <takes>", "send what is to be cut and finished by others, and take so much of that")
+        .argParser(choice("--offload", takings)),
+    )
+    .addOption(
       new Option("--wait <how>", "without traffic").default("yield" as const)
         .argParser(choice("--wait", ["poll", "yield"])),
     );
@@ -54,6 +60,7 @@ interface Start {
   readonly to: string;
   readonly size_bytes: number;
   readonly check_every: number;
+  readonly gso_bytes?: number;
   readonly send?: boolean;
 }
 
@@ -70,6 +77,7 @@ function countersOf(guest: Guest): GuestCounters {
     time_ns: Math.round(performance.now() * 1e6),
     sent: Number(stats.sent),
     received: Number(received),
+    received_bytes: Number(stats.received_bytes),
     announced: Number(stats.announced),
     heard: Number(stats.announcements),
     lost: Number(stats.lost + stats.unseen),
@@ -105,12 +113,12 @@ class Crew {
     return guest;
   }
 
-  async start({ guest, to, size_bytes, check_every, send = true }: Start): Promise<void> {
+  async start({ guest, to, size_bytes, check_every, gso_bytes, send = true }: Start): Promise<void> {
     this.#guest(guest);
     this.#traffics[guest] = {
       ...this.#place,
       ...{ sourceMac: this.#macs[guest]!, destinationMac: macNumber(to), send },
-      ...{ frameBytes: size_bytes, checkEvery: check_every },
+      ...{ frameBytes: size_bytes, checkEvery: check_every, gsoSize: gso_bytes },
     };
     await this.#restart();
   }

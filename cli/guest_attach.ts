@@ -5,6 +5,7 @@
  */
 import {
   type Channel,
+  type FeatureName,
   featureNames,
   featureSet,
   Frontend,
@@ -14,7 +15,7 @@ import {
   type Pump,
   VringError,
 } from "../mod.ts";
-import type { Ring } from "./bench_result.ts";
+import type { Ring, Taking } from "./bench_result.ts";
 import { CommandError } from "./error.ts";
 
 export interface AttachOptions {
@@ -24,6 +25,8 @@ export interface AttachOptions {
   readonly queues: number;
   /** The longest frame, to be sent and to be received, in bytes. */
   readonly frameBytes: number;
+  /** Leaves frames to be cut to others, and takes so much of that; neither, if undefined. */
+  readonly offload?: Taking | undefined;
 }
 
 /** A guest whose rings run, and its connection, which ends them. */
@@ -66,13 +69,20 @@ async function connect(pump: Pump, socket: string): Promise<Channel> {
   }
 }
 
-/** What this guest's driver takes of what is on offer: what Linux has, without offloads and interrupt coalescing. */
-function chooseFeatures(offered: bigint, { ring, queues }: AttachOptions): bigint {
+const takenFeatures: Record<Taking, readonly FeatureName[]> = {
+  all: ["GUEST_CSUM", "GUEST_USO4", "GUEST_USO6"],
+  checksums: ["GUEST_CSUM"],
+  nothing: [],
+};
+
+/** What this guest's driver takes of what is on offer: what Linux has, without interrupt coalescing. */
+function chooseFeatures(offered: bigint, { ring, queues, offload }: AttachOptions): bigint {
   const needed = featureSet([
     "VERSION_1",
     "MRG_RXBUF",
     ...ring === "packed" ? ["RING_PACKED" as const] : [],
     ...queues > 1 ? ["MQ" as const] : [],
+    ...offload === undefined ? [] : ["CSUM", "HOST_USO", ...takenFeatures[offload]] as const,
   ]);
   const missing = needed & ~offered;
   if (missing !== 0n) throw new CommandError(`it does not offer ${featureNames(missing).join(", ")}`);

@@ -37,10 +37,10 @@ function pause(ms: number): Promise<void> {
 }
 
 async function startGuests(wanted: Case, options: PairOptions): Promise<[sender: Place, receiver: Place]> {
-  const { ring, ring_size: ringSize, queues, size_bytes: frameBytes } = wanted;
+  const { ring, ring_size: ringSize, queues, size_bytes: frameBytes, offload } = wanted;
   const start = (...guests: readonly (0 | 1)[]) =>
     GuestProcess.start({
-      ...{ ring, ringSize, queues, frameBytes, cpu: options.cpus[guests[0]!]!, wait: options.wait },
+      ...{ ring, ringSize, queues, frameBytes, offload, cpu: options.cpus[guests[0]!]!, wait: options.wait },
       sockets: guests.map((guest) => options.sockets[guest]!),
       macs: guests.map((guest) => macs[guest]!),
     });
@@ -78,6 +78,7 @@ export class GuestPair implements AsyncDisposable {
     const pair = new GuestPair(sender, receiver, {
       size_bytes: wanted.size_bytes,
       check_every: options.checkEvery,
+      gso_bytes: wanted.offload?.gso_bytes,
     });
     try {
       await pair.listen();

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import type { Ring } from "./bench_result.ts";
+import type { CaseOffload, Ring } from "./bench_result.ts";
 import { CommandError } from "./error.ts";
 import { JsonProcess, type Message, ownProgram } from "./json_process.ts";
 
@@ -20,6 +20,8 @@ export interface GuestOptions {
   /** Where the guests' thread runs, and what it does without traffic. */
   readonly cpu: number;
   readonly wait: "poll" | "yield";
+  /** What the guests send may be left to others, and what they take of that; nothing and nothing, if undefined. */
+  readonly offload?: CaseOffload | undefined;
 }
 
 /** What a guest is to send, as fast as it can. */
@@ -29,6 +31,8 @@ export interface Traffic {
   readonly to: string;
   /** Every so many packets one is filled and checked byte by byte. */
   readonly check_every: number;
+  /** Frames are to be cut into datagrams of so much payload; as they are, if undefined. */
+  readonly gso_bytes?: number | undefined;
 }
 
 /** What one guest has counted since it was started. */
@@ -36,7 +40,9 @@ export interface GuestCounters {
   /** When, by a steady clock. */
   readonly time_ns: number;
   readonly sent: number;
+  /** Frames, or pieces of them, and their bytes. */
   readonly received: number;
+  readonly received_bytes: number;
   /** Frames beside, by which guests announce themselves: sent and received. */
   readonly announced: number;
   readonly heard: number;
@@ -61,6 +67,7 @@ function guestArguments(options: GuestOptions): string[] {
     ...options.macs.flatMap((mac) => ["--mac", mac]),
     ...["--ring", options.ring, "--ring-size", `${options.ringSize}`, "--queues", `${options.queues}`],
     ...["--frame-bytes", `${options.frameBytes}`, "--cpu", `${options.cpu}`, "--wait", options.wait],
+    ...options.offload === undefined ? [] : ["--offload", options.offload.receiver_takes],
   ];
 }
 

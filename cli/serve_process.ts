@@ -10,6 +10,8 @@ import { JsonProcess, type Message, ownProgram } from "./json_process.ts";
 export interface ServeCounters {
   /** Dropped packets by reason, over all ports; reasons without packets are left out. */
   readonly drops: Record<string, number>;
+  /** By how many cutting made packets more. */
+  readonly added: number;
   /** Cycles spent in bursts with packets, and these packets, over all workers. */
   readonly busyCycles: number;
   readonly packets: number;
@@ -44,6 +46,7 @@ function countersOf({ ports, workers }: Summary): ServeCounters {
   const sum = (values: readonly number[]) => values.reduce((total, value) => total + value, 0);
   return {
     drops,
+    added: sum(ports.map((port) => (port.to_guest["pieces"] ?? 0) - (port.to_guest["cut"] ?? 0))),
     busyCycles: sum(workers.map((worker) => worker.busy_cycles)),
     packets: sum(workers.map((worker) => worker.packets)),
     fromGuests: sum(ports.map((port) => port.from_guest["packets"] ?? 0)),

@@ -3,10 +3,11 @@
  *
  * @module
  */
+import { takings } from "./bench_result.ts";
 import { type Arrival, arrivalsOf, type OffloadedPacket, sentOf, type Taken } from "./segment_model.ts";
 import { checkAll, type Expectation } from "./tso_check.ts";
 import { packetsOf } from "./tso_packets.ts";
-import { type Failure, offloads, type Pairing, type Receiver, takings } from "./tso_result.ts";
+import { type Failure, offloads, type Pairing, type Receiver } from "./tso_result.ts";
 import { buffersMax, buffersOf, macs, roomOf, TsoRig } from "./tso_rig.ts";
 
 /** Packets that are sent before the first of them is looked at. */

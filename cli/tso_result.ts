@@ -3,21 +3,18 @@
  *
  * @module
  */
-import type { Ring } from "./bench_result.ts";
+import type { Ring, Taking } from "./bench_result.ts";
 import type { Machine } from "./machine.ts";
 
 /** What a packet leaves to others: TCP over IPv4 or IPv6, UDP as datagrams or as fragments, or a checksum alone. */
 export const offloads = ["TSO4", "TSO6", "USO", "UFO", "CSUM"] as const;
 export type Offload = (typeof offloads)[number];
 
-/** What a receiver negotiated. */
-export const takings = ["all", "checksums", "nothing"] as const;
-export type Taking = (typeof takings)[number];
-
 /** A receiving guest. The sender has rings of the same layout. */
 export interface Receiver {
   readonly ring: Ring;
   readonly mergeable: boolean;
+  /** What it negotiated. */
   readonly takes: Taking;
 }
 

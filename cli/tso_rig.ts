@@ -5,13 +5,13 @@
  * @module
  */
 import { EthDev, type EthOffload, type FeatureName, Packets, portDrops, type PortEvent } from "../mod.ts";
-import type { Ring } from "./bench_result.ts";
+import type { Ring, Taking } from "./bench_result.ts";
 import { CommandError } from "./error.ts";
 import { planPorts } from "./port_option.ts";
 import type { Arrival, NetHeader } from "./segment_model.ts";
 import { SwitchServer } from "./switch_server.ts";
 import type { Received } from "./tso_check.ts";
-import type { Receiver, Taking } from "./tso_result.ts";
+import type { Receiver } from "./tso_result.ts";
 
 /** Locally administered. */
 export const macs = { sender: 0x02_00_00_00_00_0a, receiver: 0x02_00_00_00_00_0b } as const;

@@ -69,6 +69,11 @@ export interface GuestTraffic {
   wait?: keyof typeof GuestWait;
   /** CPU to run on; any, if undefined. */
   cpu?: number | undefined;
+  /**
+   * Every frame is left to be cut into datagrams of so much payload (USO), and is longer. To a guest that did not
+   * negotiate the same they come in pieces, each of which counts as received. None is to be cut, if undefined.
+   */
+  gsoSize?: number | undefined;
 }
 
 /** The longest frame that rings carry: IP's longest packet, and headers before it. */
@@ -217,6 +222,7 @@ function trafficRow(traffic: GuestTraffic): Struct<"GuestTraffic"> {
     echo: echo ? 1 : 0,
     wait: GuestWait[traffic.wait ?? "poll"],
     cpu: traffic.cpu ?? -1,
+    gso_size: traffic.gsoSize ?? 0,
   };
 }
 

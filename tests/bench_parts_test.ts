@@ -33,6 +33,13 @@ Deno.test("bench makes one case of each size and ring", () => {
   assert.ok(cases.every(({ ring, queues, ring_size }) => ring === "packed" && queues === 128 && ring_size === 300));
 });
 
+Deno.test("bench makes one case of each kind of receiver where frames are to be cut", () => {
+  const { cases } = plan(["--size", "9000,65535", "--ring", "packed", "--gso", "1448"]);
+  const receivers = ["all", "nothing"].map((receiver_takes) => ({ gso_bytes: 1448, receiver_takes }));
+  assert.deepEqual(cases.map(({ offload }) => offload), [...receivers, ...receivers]);
+  assert.equal(plan(["--size", "9000", "--gso", "8000", "--takes", "checksums"]).cases.length, 2);
+});
+
 for (
   const [words, said] of [
     [["--size", "59"], /cannot use --size: 59: give a whole number from 60 to 65535/],
@@ -49,6 +56,12 @@ for (
     [["--seconds", "1e3"], /cannot use --seconds: 1e3/],
     [["--peer", "ovs"], /cannot use --peer: ovs/],
     [["--testpmd", "/x"], /--testpmd without --peer: \/x: add --peer dpdk/],
+    [["--takes", "all"], /--takes without --gso: all: add --gso 1448/],
+    [["--gso", "1448"], /frame too short for --gso 1448: 64: give --size 1491 or more/],
+    [["--gso", "47", "--size", "9000"], /cannot use --gso: 47: give a whole number from 48 to 65535/],
+    [["--gso", "1448", "--size", "9000", "--takes", "al"], /cannot use --takes: al: did you mean all\?/],
+    [["--gso", "1448", "--size", "9000", "--takes", "all,all"], /cannot use --takes: all,all: give all once/],
+    [["--gso", "1448", "--size", "9000", "--peer", "dpdk"], /--gso with --peer: dpdk: leave one out/],
     [["--cpus", "0,7"], /cannot run on CPU: 7: this process may use 0,1/],
     [["--cpus", "0,0"], /give CPU 0 once/],
   ] as [string[], RegExp][]
@@ -158,6 +171,14 @@ Deno.test("what arrives wrong is told, and is no success", () => {
   assert.ok(faultless(found) && !faultless(wrong));
   assert.ok(caseTable([wrong]).rows[0]!.includes("1 reordered, 3 corrupted"));
   assert.doesNotMatch(notes({ ...result, cases: [wrong] }).join("\n"), /Nothing was/);
+});
+
+Deno.test("where frames are cut the table says by whom, and bars are bits", () => {
+  const cut: CaseResult = { ...found, offload: { gso_bytes: 1448, receiver_takes: "nothing" } };
+  const { columns, rows } = caseTable([cut]);
+  assert.equal(rows[0]![columns.findIndex(({ title }) => title === "CUT BY")], "switch, summed");
+  const [bar] = caseBars([cut]);
+  assert.deepEqual([bar!.label, bar!.value], ["64 B split, 2 queues, takes nothing", found.gbps]);
 });
 
 Deno.test("a peer's figures stand beside ours", () => {

@@ -438,7 +438,9 @@ pub const GuestTraffic = extern struct {
     wait: GuestWait,
     /// CPU to run on, -1 for any.
     cpu: i32,
-    padding: u32 = 0,
+    /// Not 0: every frame is to be cut by others into datagrams of so much payload (USO), and comes to one that did not
+    /// negotiate that in pieces, each of which is then a frame received. All are longer; excludes `echo`.
+    gso_size: u32,
 
     comptime {
         assertShape(GuestTraffic, 80);

@@ -13,6 +13,7 @@ const DriverSplit = @import("driver_split.zig").DriverSplit;
 const fence = @import("switch.zig").fence;
 const guest_frame = @import("guest_frame.zig");
 const Inspector = @import("guest_inspector.zig").Inspector;
+const Offload = @import("guest_offload.zig").Offload;
 const Receiver = @import("guest_receiver.zig").Receiver;
 const Sender = @import("guest_sender.zig").Sender;
 const Sequencer = @import("guest_sequencer.zig").Sequencer;
@@ -386,7 +387,7 @@ pub const Guest = struct {
         guest.receive_limit = @min(guest.traffic.burst * each, guest_side.burst_max);
         guest.quit.store(false, .monotonic);
         _ = sys.eventfdDrain(guest.wake);
-        guest.inspector.start(traffic.source_mac, traffic.check_every == 1);
+        guest.inspector.start(traffic, guest.config.features);
         guest.sequencer.start(traffic);
         guest.first = 0;
         guest.sent = 0;
@@ -407,11 +408,24 @@ pub const Guest = struct {
         if (traffic.burst > guest_side.burst_max) return error.InvalidArgument;
         if (traffic.send != 0 and traffic.echo != 0) return error.InvalidArgument;
         if (traffic.frame_bytes > guest_frame.bytes_max) return error.InvalidArgument;
+        try guest.checkOffload(traffic);
         if (traffic.send == 0) return;
         if (traffic.frame_bytes > guest.config.frame_bytes_max) return error.InvalidArgument;
         if (traffic.frame_bytes < guest_frame.bytes_min) return error.InvalidArgument;
         const least = traffic.frame_bytes_min;
         if (least != 0 and (least < guest_frame.bytes_min or least > traffic.frame_bytes)) return error.InvalidArgument;
+    }
+
+    fn checkOffload(guest: *const Guest, traffic: abi.GuestTraffic) Error!void {
+        if (traffic.gso_size == 0) return;
+        if (traffic.echo != 0 or traffic.gso_size > std.math.maxInt(u16)) return error.InvalidArgument;
+        const offload: Offload = .{ .size = @intCast(traffic.gso_size) };
+        const least = if (traffic.frame_bytes_min == 0) traffic.frame_bytes else traffic.frame_bytes_min;
+        if (!offload.isLarge(least)) return error.InvalidArgument;
+        // The identification numbers them.
+        if (traffic.frame_bytes / traffic.gso_size > guest_frame.piece_mask) return error.InvalidArgument;
+        const sends = traffic.send != 0;
+        if (sends and !spec.has(guest.config.features, spec.Feature.host_uso)) return error.InvalidArgument;
     }
 
     /// Offers buffers, says who is here, and kicks once, as the start of every ring.
@@ -651,6 +665,7 @@ test "what cannot be is refused" {
         .{ .field = "frame_bytes", .value = 1515 },
         .{ .field = "frame_bytes_min", .value = 1515 },
         .{ .field = "frame_bytes_min", .value = 1 },
+        .{ .field = "gso_size", .value = 1448 },
     }) |change| {
         var wrong = traffic;
         @field(wrong, change.field) = change.value;

@@ -5,11 +5,15 @@
 //! it, in one line of memory.
 
 const std = @import("std");
+const checksum_file = @import("checksum.zig");
 
 pub const bytes_min = 60;
 pub const bytes_max = 65535;
 /// Ethernet, IPv4 and UDP headers.
 pub const header_bytes = 42;
+pub const transport_at = 34;
+/// Of UDP's checksum, from its header on.
+pub const checksum_offset = 6;
 
 pub const flows_max = 256;
 
@@ -40,6 +44,9 @@ pub const Route = struct {
     stream: u16,
 };
 
+/// Where frames are to be cut, these bits of the identification number the pieces.
+pub const piece_mask: u16 = 0x7ff;
+
 /// A frame of these simulated guests, by its first 50 bytes.
 pub const Parsed = struct {
     source: u64,
@@ -69,6 +76,17 @@ pub fn writeHeader(frame: [*]u8, route: Route, flow: u16, len: u32) void {
     writeBig(u16, frame + 36, magic_port);
     writeBig(u16, frame + 38, @intCast(len - 34));
     writeBig(u16, frame + 40, 0);
+}
+
+/// In the place of UDP's checksum: the sum of the pseudo-header, which whoever finishes it starts with.
+pub fn writePartialSum(frame: [*]u8) void {
+    writeBig(u16, frame + transport_at + checksum_offset, partialSumOf(frame));
+}
+
+fn partialSumOf(frame: [*]const u8) u16 {
+    var sum: u32 = protocol_udp + @as(u32, readBig(u16, frame + transport_at + 4));
+    for (0..4) |i| sum += readBig(u16, frame + 26 + 2 * i);
+    return fold(sum);
 }
 
 pub inline fn writeSequence(frame: [*]u8, sequence: u64) void {
@@ -106,11 +124,28 @@ pub fn fillBody(frame: []u8) void {
     fill(frame[body_at..], 0);
 }
 
-/// Whether a sealed frame is as it was sent: payload, and all of the header but the MAC addresses.
-pub fn isIntact(frame: []const u8) bool {
+/// Whether a sealed frame is as it was sent: payload, and all of the header but the MAC addresses. `partial`: it has
+/// the sum of the pseudo-header, else no checksum.
+pub fn isIntact(frame: []const u8, partial: bool) bool {
     if (std.mem.readInt(u32, frame[checksum_at..][0..4], .little) != checksum(frame)) return false;
     if (!isHeaderIntact(frame.ptr)) return false;
-    return readBig(u16, frame.ptr + 38) == frame.len - 34 and readBig(u16, frame.ptr + 40) == 0;
+    if (readBig(u16, frame.ptr + 38) != frame.len - transport_at) return false;
+    return readBig(u16, frame.ptr + 40) == if (partial) partialSumOf(frame.ptr) else 0;
+}
+
+/// Whether a piece of a frame is good IPv4 and UDP. `partial`: its checksum is not finished.
+pub fn isPieceIntact(frame: []const u8, partial: bool) bool {
+    if (!isHeaderIntact(frame.ptr) or readBig(u16, frame.ptr + 16) != frame.len - 14) return false;
+    if (readBig(u16, frame.ptr + 38) != frame.len - transport_at) return false;
+    const field = readBig(u16, frame.ptr + 40);
+    if (partial) return field == partialSumOf(frame.ptr);
+    var sum: checksum_file.Sum = .{};
+    sum.add(&.{ 0, protocol_udp });
+    sum.add(frame[38..40]);
+    sum.add(frame[26..34]);
+    sum.add(frame[transport_at..]);
+    // 0 stands for none (RFC 768).
+    return field != 0 and sum.finish() == 0;
 }
 
 pub fn isHeaderIntact(frame: [*]const u8) bool {
@@ -179,8 +214,12 @@ fn addressOf(mac: u64) u32 {
 fn sumOf(network: [*]const u8) u16 {
     var sum: u32 = 0;
     for (0..10) |i| sum += readBig(u16, network + 2 * i);
-    sum = (sum & 0xffff) + (sum >> 16);
-    return @truncate((sum & 0xffff) + (sum >> 16));
+    return fold(sum);
+}
+
+fn fold(sum: u32) u16 {
+    const once = (sum & 0xffff) + (sum >> 16);
+    return @truncate((once & 0xffff) + (once >> 16));
 }
 
 fn writeMac(target: [*]u8, mac: u64) void {
@@ -278,7 +317,7 @@ test "a frame says who sent it, and is good IPv4 and UDP" {
     const rest = [_]u8{ 10, 0, 0, 1, 10, 0, 0, 2, 0xc0, 5, 0x56, 0x48, 0, 66, 0, 0 };
     try std.testing.expectEqualSlices(u8, &rest, frame[26..42]);
     turnRound(&frame);
-    try std.testing.expect(isIntact(&frame));
+    try std.testing.expect(isIntact(&frame, false));
     try std.testing.expectEqual(0x525400000002, parse(&frame).?.source);
 }
 
@@ -287,19 +326,19 @@ test "any changed byte of a sealed frame shows, and any change of its length" {
         var buffer: [9100]u8 = undefined;
         const frame = buffer[0..len];
         testFrame(frame, checked | 3);
-        try std.testing.expect(isIntact(frame));
+        try std.testing.expect(isIntact(frame, false));
         for (14..len) |at| {
             if (at > 200 and at % 37 != 0) continue;
             for ([_]u8{ 1, 0x80, 0xff }) |change| {
                 frame[at] ^= change;
                 const parsed = parse(frame);
-                try std.testing.expect(parsed == null or parsed.?.len != len or !isIntact(frame));
+                try std.testing.expect(parsed == null or parsed.?.len != len or !isIntact(frame, false));
                 frame[at] ^= change;
             }
         }
-        if (len > bytes_min) try std.testing.expect(!isIntact(frame[0 .. len - 1]));
+        if (len > bytes_min) try std.testing.expect(!isIntact(frame[0 .. len - 1], false));
         buffer[len] = 0;
-        try std.testing.expect(!isIntact(buffer[0 .. len + 1]));
+        try std.testing.expect(!isIntact(buffer[0 .. len + 1], false));
     }
 }
 
@@ -309,7 +348,7 @@ test "a body of another frame shows" {
     testFrame(&first, checked | 3);
     testFrame(&second, checked | 4);
     @memcpy(first[64..128], second[64..128]);
-    try std.testing.expect(!isIntact(&first));
+    try std.testing.expect(!isIntact(&first, false));
 }
 
 test "an announcement is gratuitous ARP and nothing else is" {

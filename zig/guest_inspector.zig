@@ -6,7 +6,9 @@
 const std = @import("std");
 const abi = @import("abi.zig");
 const guest_frame = @import("guest_frame.zig");
+const guest_offload = @import("guest_offload.zig");
 const guest_track = @import("guest_track.zig");
+const spec = @import("spec.zig");
 const sys = @import("sys.zig");
 
 const Track = guest_track.Track;
@@ -29,6 +31,12 @@ pub const Inspector = struct {
     mac: u64,
     /// Every frame must carry a checksum.
     check_all: bool,
+    /// How frames were sent, and how they come.
+    offload: guest_offload.Offload,
+    view: guest_offload.View,
+    /// One piece in so many is checked; and how many until one is, that one included.
+    check_every: u32,
+    until_check: u32,
     /// The first 16 bytes of the last frame for us, and its sender.
     low: u64,
     high: u64,
@@ -54,6 +62,10 @@ pub const Inspector = struct {
         return .{
             .mac = 0,
             .check_all = false,
+            .offload = .{},
+            .view = .whole,
+            .check_every = 0,
+            .until_check = 0,
             .low = 0,
             .high = 0,
             .source = &sources[0],
@@ -75,9 +87,13 @@ pub const Inspector = struct {
     const alignment: std.mem.Alignment = .fromByteUnits(std.heap.page_size_min);
 
     /// Before a run. Flows are followed on from the run before.
-    pub fn start(self: *Inspector, mac: u64, check_all: bool) void {
-        self.mac = mac;
-        self.check_all = check_all;
+    pub fn start(self: *Inspector, traffic: abi.GuestTraffic, features: u64) void {
+        self.mac = traffic.source_mac;
+        self.check_all = traffic.check_every == 1;
+        self.offload = .{ .size = @intCast(traffic.gso_size) };
+        self.view = self.offload.viewOf(features);
+        self.check_every = traffic.check_every;
+        self.until_check = traffic.check_every;
         self.low = 0;
         self.high = 0;
         self.line_bytes = 0;
@@ -121,14 +137,14 @@ pub const Inspector = struct {
         return true;
     }
 
+    /// Whether the header of a frame says what its sender said.
+    pub fn suits(self: *const Inspector, header: [*]const u8, len: u32) bool {
+        return guest_offload.isSame(header, self.offload.header(len));
+    }
+
     /// Looks at a whole frame. False: not for us, or not as it was sent; counted.
     pub fn inspect(self: *Inspector, frame: []const u8) bool {
-        const parsed = guest_frame.parse(frame) orelse {
-            const announcement = guest_frame.isAnnouncement(frame);
-            return refuse(if (announcement) &self.stats.announcements else &self.stats.foreign);
-        };
-        const ours = parsed.destination == self.mac or parsed.destination == guest_frame.broadcast;
-        if (!ours) return refuse(&self.stats.foreign);
+        const parsed = self.parse(frame) orelse return false;
         const source = self.find(parsed.source) orelse return refuse(&self.stats.foreign);
         const track = &source.flows[parsed.flow];
         const intact = self.isIntact(frame, parsed, track);
@@ -150,7 +166,68 @@ pub const Inspector = struct {
         return true;
     }
 
+    /// A frame for us; null: another, counted.
+    fn parse(self: *Inspector, frame: []const u8) ?guest_frame.Parsed {
+        const parsed = guest_frame.parse(frame) orelse {
+            const announcement = guest_frame.isAnnouncement(frame);
+            _ = refuse(if (announcement) &self.stats.announcements else &self.stats.foreign);
+            return null;
+        };
+        if (parsed.destination == self.mac or parsed.destination == guest_frame.broadcast) return parsed;
+        _ = refuse(&self.stats.foreign);
+        return null;
+    }
+
+    /// Looks at a piece of a frame. The first of a frame has its number, and each its own in the identification.
+    pub fn inspectPiece(self: *Inspector, header: [*]const u8, frame: []const u8) void {
+        var short: [guest_frame.bytes_min]u8 = @splat(0);
+        // The last one of a frame may be shorter than any frame.
+        if (frame.len < short.len) @memcpy(short[0..frame.len], frame);
+        const parsed = self.parse(if (frame.len < short.len) &short else frame) orelse return;
+        const partial = self.view == .partial_pieces;
+        const wanted = if (partial) guest_offload.partial_header else std.mem.zeroes(spec.NetHeader);
+        if (!guest_offload.isSame(header, wanted)) return count(&self.stats.bad_header);
+        if (self.isCheckDue()) {
+            self.stats.received_checked += 1;
+            if (!guest_frame.isPieceIntact(frame, partial)) return count(&self.stats.corrupted);
+        }
+        const source = self.find(parsed.source) orelse return count(&self.stats.foreign);
+        self.followPiece(&source.flows[parsed.flow], parsed);
+    }
+
+    fn followPiece(self: *Inspector, track: *Track, parsed: guest_frame.Parsed) void {
+        const piece = parsed.stream & guest_frame.piece_mask;
+        const stream = parsed.stream & ~guest_frame.piece_mask;
+        if (piece == 0) {
+            const number = parsed.sequence & guest_frame.number_mask;
+            if (track.known and track.stream == stream) {
+                track.see(number, self.counts());
+            } else {
+                track.begin(stream, number);
+                self.stats.streams += 1;
+                self.stats.unseen += number;
+            }
+        } else if (piece < track.pieces) {
+            self.stats.reordered += 1;
+        } else {
+            self.stats.lost += piece - track.pieces;
+        }
+        track.pieces = piece + 1;
+    }
+
+    fn isCheckDue(self: *Inspector) bool {
+        if (self.check_every == 0) return false;
+        self.until_check -= 1;
+        if (self.until_check > 0) return false;
+        self.until_check = self.check_every;
+        return true;
+    }
+
     const near = 1024;
+
+    fn count(counter: *u64) void {
+        counter.* += 1;
+    }
 
     fn refuse(counter: *u64) bool {
         counter.* += 1;
@@ -161,7 +238,7 @@ pub const Inspector = struct {
         if (parsed.len != frame.len) return false;
         if (parsed.sequence & guest_frame.checked != 0) {
             self.stats.received_checked += 1;
-            return guest_frame.isIntact(frame);
+            return guest_frame.isIntact(frame, self.offload.isLarge(parsed.len));
         }
         if (self.check_all or !guest_frame.isHeaderIntact(frame.ptr)) return false;
         if (!track.known or track.stream != parsed.stream) return true;
@@ -233,7 +310,10 @@ const TestRun = struct {
     fn init(self: *TestRun, check_all: bool) !void {
         self.stats = std.mem.zeroes(abi.GuestStats);
         self.inspector = try .create(&self.stats);
-        self.inspector.start(mac, check_all);
+        var traffic = std.mem.zeroes(abi.GuestTraffic);
+        traffic.source_mac = mac;
+        traffic.check_every = @intFromBool(check_all);
+        self.inspector.start(traffic, 0);
         self.number = 0;
     }
 

@@ -192,6 +192,7 @@ pub fn Receiver(comptime Driver: type) type {
             const item = self.items[at];
             const buffer = self.side.buffer(item.token);
             const len = item.len -% self.header_bytes;
+            if (inspector.view != .whole) return self.receivePiece(at, inspector);
             const span = self.side.shape.capacity - guest_frame.bytes_min;
             const whole = len -% guest_frame.bytes_min <= span;
             if (!self.side.shape.isSlot() or !whole or !self.isPlain(buffer)) {
@@ -213,14 +214,27 @@ pub fn Receiver(comptime Driver: type) type {
         /// A header that says: all in this buffer, and nothing left to be done.
         inline fn isPlain(self: *const Self, header: [*]const u8) bool {
             @setRuntimeSafety(false);
-            if (self.header_bytes == 10) return !hasOffload(header);
+            if (self.header_bytes == 10) return std.mem.allEqual(u8, header[0..10], 0);
             const first: *align(1) const u64 = @ptrCast(header);
             const last: *align(1) const u32 = @ptrCast(header + 8);
             return first.* == 0 and last.* == 1 << 16;
         }
 
-        fn hasOffload(header: [*]const u8) bool {
-            return !std.mem.allEqual(u8, header[0..10], 0);
+        /// A piece of a frame, or another frame.
+        fn receivePiece(self: *Self, at: u32, inspector: *Inspector) Broken!Parts {
+            const buffer = self.side.buffer(self.items[at].token);
+            const found = try self.partsOf(at, buffer);
+            const parts = found orelse return self.tornAt(at, inspector);
+            const len: usize = @intCast(parts.bytes);
+            const frame = if (self.side.shape.isSlot() and parts.buffers == 1 and len <= self.side.shape.capacity)
+                (buffer + self.header_bytes)[0..len]
+            else
+                self.gather(self.items[at..][0..parts.buffers]) orelse {
+                    inspector.stats.bad_header += 1;
+                    return parts;
+                };
+            inspector.inspectPiece(buffer, frame);
+            return parts;
         }
 
         /// A frame that is in several buffers or pieces, or is short or odd. The device shows all
@@ -228,24 +242,16 @@ pub fn Receiver(comptime Driver: type) type {
         /// taken now.
         fn receiveParts(self: *Self, first: u32, inspector: *Inspector, echo: ?*Sender) Broken!Parts {
             const header = self.side.buffer(self.items[first].token);
-            const buffers = self.buffersOf(self.items[first], header);
-            const end = first + buffers;
-            if (end > self.count) try self.takeMore(end);
-            if (buffers == 0 or end > self.count) {
-                inspector.stats.bad_header += 1;
-                return .{ .buffers = 1, .bytes = self.items[first].len -| self.header_bytes };
-            }
-            const items = self.items[first..end];
-            var len: u64 = 0;
-            for (items) |item| len += item.len;
-            const parts: Parts = .{ .buffers = buffers, .bytes = len - self.header_bytes };
+            const found = try self.partsOf(first, header);
+            const parts = found orelse return self.tornAt(first, inspector);
+            const items = self.items[first..][0..parts.buffers];
             if (echo == null and self.isExpected(items[0], parts.bytes, inspector)) return parts;
             const frame = self.gather(items) orelse {
                 inspector.stats.bad_header += 1;
                 return parts;
             };
-            if (hasOffload(header)) {
-                // Others may leave work to the receiver; whoever sends what we send does not.
+            if (!inspector.suits(header, @intCast(frame.len))) {
+                // Others may leave other work to the receiver than whoever sends what we send.
                 const ours = guest_frame.parse(frame) != null;
                 const counter = if (ours) &inspector.stats.bad_header else &inspector.stats.foreign;
                 counter.* += 1;
@@ -253,6 +259,22 @@ pub fn Receiver(comptime Driver: type) type {
                 if (echo) |sender| try sendBack(sender, frame, inspector);
             }
             return parts;
+        }
+
+        /// Of the frame that begins there; null: it is not there as a whole.
+        fn partsOf(self: *Self, first: u32, header: [*]const u8) Broken!?Parts {
+            const buffers = self.buffersOf(self.items[first], header);
+            const end = first + buffers;
+            if (end > self.count) try self.takeMore(end);
+            if (buffers == 0 or end > self.count) return null;
+            var len: u64 = 0;
+            for (self.items[first..end]) |item| len += item.len;
+            return .{ .buffers = buffers, .bytes = len - self.header_bytes };
+        }
+
+        fn tornAt(self: *const Self, first: u32, inspector: *Inspector) Parts {
+            inspector.stats.bad_header += 1;
+            return .{ .buffers = 1, .bytes = self.items[first].len -| self.header_bytes };
         }
 
         /// Buffers of the frame that begins in `item`; 0: that cannot be.
@@ -269,7 +291,8 @@ pub fn Receiver(comptime Driver: type) type {
             if (!self.side.shape.isSlot() or first.len < self.header_bytes + guest_frame.bytes_min) return false;
             if (len > guest_frame.bytes_max) return false;
             const buffer = self.side.buffer(first.token);
-            return !hasOffload(buffer) and inspector.isExpected(buffer + self.header_bytes, @intCast(len));
+            if (!inspector.suits(buffer, @intCast(len))) return false;
+            return inspector.isExpected(buffer + self.header_bytes, @intCast(len));
         }
 
         /// A whole frame in one piece; null: it is longer than any, or than its buffers.

@@ -179,6 +179,7 @@ fn testTraffic(number: u64, peer: u64) abi.GuestTraffic {
         .echo = 0,
         .wait = .poll,
         .cpu = -1,
+        .gso_size = 0,
     };
 }
 
@@ -347,6 +348,57 @@ test "an echo comes back to its sender, good and in order" {
         try std.testing.expectEqual(0, mirror.stats.echo_dropped);
         try std.testing.expectEqual(1000 + sender.stats.announcements, sender.stats.received);
     }
+}
+
+/// Frames of 9000 bytes that are to be cut, to a receiver with these features; the receiver's counters.
+fn runLarge(format: u64, takes: u64, spoil: bool) !abi.GuestStats {
+    const rig: *Rig = try .create();
+    defer rig.destroy();
+    const common = bit(Feature.version_1) | bit(Feature.mrg_rxbuf) | format;
+    var config = testConfig(common | bit(Feature.csum) | bit(Feature.host_uso), 64);
+    config.frame_bytes_max = 9000;
+    const sender = try rig.add(config);
+    const receiver = try rig.add(testConfig(common | takes, 64));
+    var traffic = testTraffic(2, 1);
+    traffic.frame_bytes = 9000;
+    traffic.frame_bytes_min = 2000;
+    traffic.gso_size = 1448;
+    traffic.send = 0;
+    try receiver.prepare(traffic);
+    traffic = testTraffic(1, 2);
+    traffic.frame_bytes = 9000;
+    traffic.frame_bytes_min = 2000;
+    traffic.gso_size = 1448;
+    traffic.burst = 2;
+    try sender.prepare(traffic);
+    for (0..10) |_| _ = try rig.step();
+    _ = sender.step();
+    const input = &rig.inputs[0];
+    try std.testing.expect(rig.collect(input));
+    const byte = &rig.burst.frames[0].segments[0].base[1700];
+    if (spoil) byte.* ^= 1;
+    rig.deliver(input);
+    if (spoil) byte.* ^= 1;
+    try rig.settle();
+    try std.testing.expectEqual(0, rig.drops());
+    const cut = rig.ports[1].sum(0);
+    try std.testing.expectEqual(cut.packets - 1 - cut.pieces + cut.cut, traffic.count);
+    try std.testing.expectEqual(cut.packets, receiver.stats.received);
+    return receiver.stats;
+}
+
+test "frames that are to be cut come whole or in pieces, and all of them are checked" {
+    const csum = bit(Feature.guest_csum);
+    const whole = csum | bit(Feature.guest_uso4) | bit(Feature.guest_uso6);
+    for ([_]u64{ 0, bit(Feature.ring_packed) }) |format| {
+        for ([_]u64{ whole, csum, 0 }) |takes| {
+            const stats = try runLarge(format, takes, false);
+            try expectFaults(stats, "");
+            try std.testing.expectEqual(stats.received - stats.announcements, stats.received_checked);
+            try std.testing.expectEqual(takes == whole, stats.received_checked == 1000);
+        }
+    }
+    try expectFaults(try runLarge(0, whole, true), "corrupted");
 }
 
 const Fault = enum { none, flip, flip_address, drop, duplicate, swap };

@@ -6,6 +6,7 @@
 const std = @import("std");
 const driver_entry = @import("driver_entry.zig");
 const guest_frame = @import("guest_frame.zig");
+const spec = @import("spec.zig");
 const Sequencer = @import("guest_sequencer.zig").Sequencer;
 const guest_shape = @import("guest_shape.zig");
 const guest_side = @import("guest_side.zig");
@@ -158,6 +159,7 @@ pub fn Sender(comptime Driver: type) type {
             const len = sequencer.nextLength();
             if (self.lengths[slot] != len) {
                 self.clear(slot);
+                self.writeNetHeader(slot, sequencer.offload.header(len));
                 sequencer.writeHeader(self.frameAt(slot), len);
                 self.lengths[slot] = len;
                 self.side.ring.setLength(slot, self.header_bytes + len);
@@ -167,12 +169,14 @@ pub fn Sender(comptime Driver: type) type {
             return len;
         }
 
-        /// Before the first frame in a buffer: no offload for any of them.
+        /// Before the first frame in a buffer.
         fn clear(self: *Self, token: u32) void {
             if (self.lengths[token] != blank) return;
-            const buffer = self.side.buffer(token);
-            @memset(buffer[0..self.header_bytes], 0);
-            guest_frame.fillBody(buffer[self.header_bytes..][0..self.side.shape.capacity]);
+            guest_frame.fillBody(self.frameAt(token)[0..self.side.shape.capacity]);
+        }
+
+        fn writeNetHeader(self: *Self, token: u32, header: spec.NetHeader) void {
+            @memcpy(self.side.buffer(token)[0..self.header_bytes], std.mem.asBytes(&header)[0..self.header_bytes]);
         }
 
         fn sendChains(self: *Self, count: u32, sequencer: *Sequencer, timed: bool) u64 {
@@ -183,24 +187,24 @@ pub fn Sender(comptime Driver: type) type {
                 sequencer.stamp(frame.ptr, @intCast(frame.len), self.flow);
                 if (timed and i == 0) sequencer.time(frame);
                 self.flow = sequencer.flowAfter(self.flow, self.queue);
-                self.addChain(item.token, frame);
+                self.addChain(item.token, sequencer.offload.header(@intCast(frame.len)), frame);
                 bytes += frame.len;
             }
             self.begin += count;
             return bytes;
         }
 
-        fn addChain(self: *Self, token: u32, frame: []const u8) void {
+        fn addChain(self: *Self, token: u32, net_header: spec.NetHeader, frame: []const u8) void {
             var out: guest_shape.Pieces = undefined;
             const pieces = self.side.pieces(token, @intCast(frame.len), &out);
-            var header_left = self.header_bytes;
+            var header: []const u8 = std.mem.asBytes(&net_header)[0..self.header_bytes];
             var at: usize = 0;
             for (pieces) |piece| {
                 const bytes = self.side.host(piece);
-                const head = @min(header_left, bytes.len);
-                @memset(bytes[0..head], 0);
+                const head = @min(header.len, bytes.len);
+                @memcpy(bytes[0..head], header[0..head]);
                 @memcpy(bytes[head..], frame[at..][0 .. bytes.len - head]);
-                header_left -= @intCast(head);
+                header = header[head..];
                 at += bytes.len - head;
             }
             // There are no more buffers than the ring has room for.
@@ -216,6 +220,7 @@ pub fn Sender(comptime Driver: type) type {
             if (self.side.slots) {
                 const slot = self.side.ring.nextSlot();
                 self.clear(slot);
+                self.writeNetHeader(slot, std.mem.zeroes(spec.NetHeader));
                 const copy = self.frameAt(slot)[0..frame.len];
                 @memcpy(copy, frame);
                 if (turned) guest_frame.turnRound(copy);
@@ -226,7 +231,8 @@ pub fn Sender(comptime Driver: type) type {
             } else {
                 @memcpy(self.scratch[0..frame.len], frame);
                 if (turned) guest_frame.turnRound(self.scratch);
-                self.addChain(self.idle[self.begin].token, self.scratch[0..frame.len]);
+                const plain = std.mem.zeroes(spec.NetHeader);
+                self.addChain(self.idle[self.begin].token, plain, self.scratch[0..frame.len]);
                 self.begin += 1;
             }
             return true;

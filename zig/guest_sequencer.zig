@@ -6,6 +6,7 @@
 const std = @import("std");
 const abi = @import("abi.zig");
 const guest_frame = @import("guest_frame.zig");
+const Offload = @import("guest_offload.zig").Offload;
 const sys = @import("sys.zig");
 
 /// A burst carries its time of departure when the last one that did is so long ago.
@@ -13,6 +14,7 @@ const timed_cycles = 20_000;
 
 pub const Sequencer = struct {
     route: guest_frame.Route,
+    offload: Offload,
     /// The next sequence number of each flow; kept from run to run.
     numbers: [guest_frame.flows_max]u64,
     flows: u16,
@@ -29,6 +31,7 @@ pub const Sequencer = struct {
     pub fn init(stats: *abi.GuestStats, stream: u16) Sequencer {
         return .{
             .route = .{ .source = 0, .destination = 0, .stream = stream },
+            .offload = .{},
             .numbers = @splat(0),
             .flows = 1,
             .queues = 1,
@@ -46,6 +49,8 @@ pub const Sequencer = struct {
     pub fn start(self: *Sequencer, traffic: abi.GuestTraffic) void {
         self.route.source = traffic.source_mac;
         self.route.destination = traffic.destination_mac;
+        self.offload = .{ .size = @intCast(traffic.gso_size) };
+        if (traffic.gso_size != 0) self.route.stream &= ~guest_frame.piece_mask;
         self.flows = @intCast(@max(traffic.flows, traffic.queues));
         self.queues = @intCast(traffic.queues);
         self.frame_bytes = traffic.frame_bytes;
@@ -77,6 +82,7 @@ pub const Sequencer = struct {
 
     pub fn writeHeader(self: *const Sequencer, frame: [*]u8, len: u32) void {
         guest_frame.writeHeader(frame, self.route, 0, len);
+        if (self.offload.isLarge(len)) guest_frame.writePartialSum(frame);
     }
 
     /// Numbers a frame whose header for `len` bytes is in place.

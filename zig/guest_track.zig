@@ -23,6 +23,8 @@ pub const Track = struct {
     frame_bytes: u32,
     known: bool,
     stream: u16,
+    /// Of a frame that comes in pieces: the number of the next one.
+    pieces: u16,
     /// The gap that is given up for the next new one.
     cursor: u32,
     /// Gaps below this number may have been given up.
