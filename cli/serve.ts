@@ -34,7 +34,7 @@ async function serve(options: ServeOptions): Promise<void> {
 }
 
 /** Says how guests attach, and that they can. */
-function announce(report: ServeReport, ports: readonly PortPlan[], qemu: Qemu, libvirt: boolean): void {
+export function announce(report: ServeReport, ports: readonly PortPlan[], qemu: Qemu, libvirt: boolean): void {
   const memory = libvirt ? libvirtMemory.map((line) => `  ${line}`) : shellLines(qemuMemory);
   report.note({ event: "memory", qemu: qemuMemory.flat() }, "each guest needs memory that can be shared:", ...memory);
   for (const port of ports) {

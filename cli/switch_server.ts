@@ -28,19 +28,23 @@ const guestSegmentation = featureSet([
 ]);
 
 /** A reason of the library's, as commands say it. */
-function commandError(error: unknown): unknown {
+export function commandError(error: unknown): unknown {
   if (!(error instanceof VringError)) return error;
   if (error instanceof UplinkError && error.lacking) return new HostError(error.message.replace(/^C/, "c"));
   return new CommandError(error.message.replace(/^C/, "c"));
 }
 
-/** Without a library, or with a wrong one, nothing can be done. */
+/** Why there is no engine: without a library, or with a wrong one, nothing can be done. */
+export function openingError(error: unknown): unknown {
+  if (error instanceof VringError || !(error instanceof Error)) return commandError(error);
+  return new HostError(error.message.replace(/^C/, "c"), { cause: error });
+}
+
 function openEngine(portsMax: number): Engine {
   try {
     return Engine.open({ portsMax });
   } catch (error) {
-    if (error instanceof VringError || !(error instanceof Error)) throw commandError(error);
-    throw new HostError(error.message.replace(/^C/, "c"), { cause: error });
+    throw openingError(error);
   }
 }
 

@@ -18,6 +18,9 @@ export const receivers: readonly Receiver[] = (["split", "packed"] as const).fla
   [true, false].flatMap((mergeable) => takings.map((takes) => ({ ring, mergeable, takes })))
 );
 
+/** Of each receiver: every kind of packet with and without a tag. */
+export const pairingsEach = 2 * offloads.length;
+
 /** What to test, and what to expect. */
 export interface PairingPlan {
   readonly receivers: readonly Receiver[];

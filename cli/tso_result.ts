@@ -38,10 +38,22 @@ export interface Pairing extends Receiver {
   readonly failure?: Failure;
 }
 
+/** Who makes segments: nobody, for a receiver that takes all; the switch, for one that takes nothing; the sender. */
+export const cutters = ["nobody", "switch", "sender"] as const;
+export type Cutter = (typeof cutters)[number];
+
+export interface Throughput {
+  readonly ring: Ring;
+  readonly cut_by: Cutter;
+  /** Payload that arrived, in thousand million bits a second. */
+  readonly gbps: number;
+}
+
 export interface TsoResult {
   readonly test: "tso";
   readonly machine: Machine;
   readonly pairings: readonly Pairing[];
+  readonly throughput: readonly Throughput[];
   /** Stopped by the user before all of this was there. */
   readonly interrupted: boolean;
   /** Every packet of every pairing arrived as it must. */

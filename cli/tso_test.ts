@@ -3,77 +3,79 @@
  *
  * @module
  */
-import { Command } from "@commander-js/extra-typings";
+import { chartColumns } from "./chart.ts";
 import { CommandError } from "./error.ts";
 import { describeMachine, machineText } from "./machine.ts";
 import { Output } from "./output.ts";
 import { stoppable } from "./stoppable.ts";
-import { receivers, runPairings } from "./tso_pairings.ts";
-import type { Pairing, TsoResult } from "./tso_result.ts";
-import { coverageText, failureLines, pairingTable } from "./tso_text.ts";
-
-const examples = `
-A guest may leave the checksum of a packet, and its segmentation, to whoever is behind it (TSO, USO and UFO of virtio).
-A receiver that negotiated the same gets such a packet as it is; for any other the switch finishes it. Here two
-simulated guests exchange packets of every kind for every kind of receiver, over real sockets and rings, and what
-arrives is compared, byte by byte, with what Linux would have made of them.
-
-  TAKES all         what was left to do is left to the receiver
-  TAKES checksums   the switch cuts, the receiver finishes checksums
-  TAKES nothing     the switch cuts, and finishes checksums
-
-Examples:
-  vhostctl tso-test
-  vhostctl tso-test --json | jq '.pairings[] | select(.result == "fail")'`;
-
-function tsoCommand() {
-  return new Command("tso-test")
-    .description("Prove that big packets and unfinished checksums arrive as each receiver takes them.")
-    .option("--json", "print one JSON object at the end")
-    .addHelpText("after", examples);
-}
-
-type Options = ReturnType<ReturnType<typeof tsoCommand>["opts"]>;
+import { planTso, tsoCommand, type TsoOptions } from "./tso_options.ts";
+import { pairingsEach, receivers, runPairings } from "./tso_pairings.ts";
+import type { Pairing, Throughput, TsoResult } from "./tso_result.ts";
+import { coverageText, failureLines, pairingTable, throughputChart, throughputNotes } from "./tso_text.ts";
+import { measureThroughput } from "./tso_throughput.ts";
+import { watchGuests } from "./tso_watch.ts";
 
 function paint(output: Output, line: string): string {
   return line.replaceAll("PASS", output.style("green", "PASS")).replaceAll("FAIL", output.style("red", "FAIL"));
 }
 
+/** Table and bars, as far as they are. */
+function figures(output: Output, pairings: readonly Pairing[], throughput: readonly Throughput[]): string[] {
+  const [head, ...rows] = pairingTable(receivers, pairings);
+  const bars = throughputChart(throughput, chartColumns(), (bar) => output.style("green", bar));
+  return [
+    ...[output.style("bold", head ?? ""), ...rows.map((row) => paint(output, row))],
+    ...bars.length > 0 ? ["", ...bars] : [],
+  ];
+}
+
 /** Tests, while a terminal shows how far that is. */
-async function test(stop: AbortSignal): Promise<TsoResult> {
+async function test(seconds: number, stop: AbortSignal): Promise<TsoResult & { readonly trouble?: unknown }> {
   const screen = new Output(Deno.stderr, { NO_COLOR: Deno.env.get("NO_COLOR"), TERM: Deno.env.get("TERM") });
-  const progress = (found: readonly Pairing[]) => {
-    screen.frame(pairingTable(receivers, found).map((line) => paint(screen, line)));
-  };
+  const show = (...found: [readonly Pairing[], readonly Throughput[]]) => screen.frame(figures(screen, ...found));
   try {
-    const pairings = await runPairings({ receivers, stop, progress });
+    const pairings = await runPairings({ receivers, stop, progress: (found) => show(found, []) });
     const ok = pairings.every(({ result }) => result === "pass");
-    return { test: "tso", machine: describeMachine(), pairings, interrupted: stop.aborted, ok };
+    const progress = (found: readonly Throughput[]) => show(pairings, found);
+    const measured = ok && seconds > 0 ? measureThroughput({ seconds, stop, progress }) : Promise.resolve([]);
+    // What was found before is not to be lost with it.
+    const [outcome] = await Promise.allSettled([measured]);
+    const common = { test: "tso", machine: describeMachine(), pairings, interrupted: stop.aborted } as const;
+    return outcome.status === "fulfilled"
+      ? { ...common, throughput: outcome.value, ok }
+      : { ...common, throughput: [], ok: false, trouble: outcome.reason };
   } finally {
     await screen.close();
   }
 }
 
-function print(output: Output, { machine, pairings }: TsoResult): void {
-  const [head, ...lines] = pairingTable(receivers, pairings);
+function print(output: Output, { machine, pairings, throughput }: TsoResult): void {
   output.line(output.style("bold", `tso-test: ${machineText(machine)}`), "");
-  output.line(output.style("bold", head ?? ""), ...lines.map((line) => paint(output, line)), "");
+  output.line(...figures(output, pairings, throughput), "");
   const failure = failureLines(pairings);
   if (failure.length > 0) output.line(...failure, "");
   output.line(coverageText(pairings));
+  if (throughput.length > 0) output.line(...throughputNotes);
 }
 
-async function run(options: Options): Promise<void> {
+async function runTests(seconds: number, json: boolean): Promise<void> {
   const output = Output.standard();
-  const result = await stoppable(test);
-  if (options.json) output.json(result);
+  const { trouble, ...result } = await stoppable((stop) => test(seconds, stop));
+  if (json) output.json(result);
   else print(output, result);
   await output.close();
+  if (trouble !== undefined) throw trouble;
+  const count = result.pairings.length;
   const failed = result.pairings.filter(({ result }) => result === "fail").length;
-  if (failed > 0) throw new CommandError(`pairings failed: ${failed} of ${result.pairings.length}: please report it`);
-  if (result.interrupted) {
-    throw new CommandError(`interrupted: ${result.pairings.length} pairings passed: run it again`);
-  }
+  if (failed > 0) throw new CommandError(`pairings failed: ${failed} of ${count}: please report it`);
+  const all = receivers.length * pairingsEach;
+  if (count < all) throw new CommandError(`interrupted: ${count} of ${all} pairings passed: run it again`);
+}
+
+async function run(options: TsoOptions): Promise<void> {
+  const plan = planTso(options);
+  if (plan.sockets === undefined) await runTests(plan.seconds, plan.json);
+  else await watchGuests(plan.sockets, plan.json);
 }
 
 /** The command with its action. */

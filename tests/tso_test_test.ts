@@ -21,11 +21,11 @@ async function tsoTest(args: readonly string[]) {
 }
 
 Deno.test("tso-test passes every pairing, and says so in JSON", async () => {
-  const { code, stdout, stderr } = await tsoTest(["--json"]);
+  const { code, stdout, stderr } = await tsoTest(["--json", "--seconds", "0"]);
   assert.equal(code, 0, stderr);
   assert.equal(stderr, "");
-  const { ok, interrupted, pairings } = JSON.parse(stdout) as TsoResult;
-  assert.deepEqual({ ok, interrupted }, { ok: true, interrupted: false });
+  const { ok, interrupted, pairings, throughput } = JSON.parse(stdout) as TsoResult;
+  assert.deepEqual({ ok, interrupted, throughput }, { ok: true, interrupted: false, throughput: [] });
   // Rings, buffers, what is taken, kinds of packets, tags.
   assert.equal(pairings.length, 2 * 2 * 3 * 5 * 2);
   for (const { result, packets, frames, takes, offload } of pairings) {
@@ -35,21 +35,66 @@ Deno.test("tso-test passes every pairing, and says so in JSON", async () => {
   }
 });
 
-Deno.test("tso-test prints a table", async () => {
-  const { code, stdout, stderr } = await tsoTest([]);
+Deno.test("tso-test prints a table, and bars", async () => {
+  const { code, stdout, stderr } = await tsoTest(["--seconds", "0.3"]);
   assert.equal(code, 0, stderr);
   assert.match(stdout, /^RING +MERGEABLE +TAKES +TSO4 +VLAN +TSO6 +VLAN +USO +VLAN +UFO +VLAN +CSUM +VLAN$/m);
   assert.match(stdout, /^packed +no +nothing +(PASS +){9}PASS$/m);
   assert.match(stdout, /packets in 120 pairings must arrive as .* frames/);
+  for (const name of ["TSO on", "off at the receiver", "off at the sender"]) {
+    const bars = stdout.matchAll(new RegExp(`^(split|packed) +${name} +[█-▏]+ +[0-9.]+ Gbit/s$`, "gm"));
+    assert.equal([...bars].length, 2, name);
+  }
   assert.ok(stdout.split("\n").every((line) => line.length <= 120));
   assert.ok(!stdout.includes("\x1b"), "no colours and no frames where there is no terminal");
 });
 
-Deno.test("tso-test takes no other words", async () => {
-  const { code, stdout, stderr } = await tsoTest(["--fast"]);
-  assert.deepEqual({ code, stdout }, { code: 2, stdout: "" });
-  assert.match(stderr, /^vhostctl tso-test: unknown option: --fast: see vhostctl tso-test --help\n$/);
+Deno.test("tso-test stops at Ctrl-C, prints what it has, and leaves nothing behind", async () => {
+  const folder = await Deno.makeTempDir();
+  try {
+    const options = { env: { TMPDIR: folder }, stdin: "null", stdout: "piped", stderr: "piped" } as const;
+    // First while it tests, then while it measures: all pairings is all there is to prove.
+    for (
+      const [place, code, told] of [["vhostctl-tso", 1, /: interrupted: \d+ of 120 /], ["vhostctl-bench", 0, /^$/]]
+    ) {
+      const args = ["tso-test", "--json", "--seconds", "600"];
+      const child = new Deno.Command(program, { ...options, args }).spawn();
+      const timer = setTimeout(() => child.kill("SIGKILL"), 60_000);
+      while (!Array.from(Deno.readDirSync(folder)).some(({ name }) => name.startsWith(place as string))) {
+        await new Promise((resolve) => setTimeout(resolve, 5));
+      }
+      child.kill("SIGINT");
+      const output = await child.output();
+      clearTimeout(timer);
+      const { ok, interrupted, pairings } = JSON.parse(new TextDecoder().decode(output.stdout)) as TsoResult;
+      assert.deepEqual({ ok, interrupted, all: pairings.length === 120 }, {
+        ok: true,
+        interrupted: true,
+        all: code === 0,
+      });
+      assert.equal(output.code, code);
+      assert.match(new TextDecoder().decode(output.stderr), told as RegExp);
+      assert.deepEqual([...Deno.readDirSync(folder)], []);
+    }
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
 });
+
+for (
+  const [words, said] of [
+    [["--fast"], "unknown option: --fast: see vhostctl tso-test --help"],
+    [["--seconds", "0.01"], "cannot use --seconds: 0.01: give seconds, 0.1 or more, or 0 for none"],
+    [["--socket", "/tmp/a"], "cannot join guests: 1 --socket: give two"],
+    [["--socket", "/tmp/a", "--socket", "/tmp/a"], "two ports with the same socket: /tmp/a: give each its own"],
+    [["--socket", "/a,b", "--socket", "/tmp/a"], "cannot use --socket: /a,b: give a path without commas"],
+    [["--socket", "/a", "--socket", "/b", "--seconds", "1"], "--seconds with --socket: 1: leave one out"],
+  ] as const
+) {
+  Deno.test(`tso-test ${words.join(" ")} is wrong usage`, async () => {
+    assert.deepEqual(await tsoTest(words), { code: 2, stdout: "", stderr: `vhostctl tso-test: ${said}\n` });
+  });
+}
 
 /** The pairings of one receiver, by another model than the right one. */
 async function pairingsBy(
