@@ -103,7 +103,7 @@ async function round(contenders: readonly Contender[], backwards: boolean): Prom
   const rates: number[] = [];
   const order = contenders.map((_, index) => index);
   for (const index of backwards ? order.toReversed() : order) {
-    const { packets, seconds } = await takeTurn(contenders[index]!, wanted, measurement);
+    const { packets, seconds } = await takeTurn(contenders[index]!, measurement);
     rates[index] = packets / seconds / 1e6;
   }
   return rates;

@@ -14,8 +14,8 @@ const PacketReader = @import("packet_reader.zig").PacketReader;
 const PacketRing = packet_ring.PacketRing;
 const allocator = std.heap.c_allocator;
 
-/// Pieces that the kernel may cut in one burst: of usual packets it cuts no more than 3000, and each may cost as much as
-/// a packet. A guest of tiny segments would hold up all others.
+/// Pieces that the kernel may cut in one burst: of usual packets it cuts no more than 3000, and each may cost as much
+/// as a packet. A guest of tiny segments would hold up all others.
 const pieces_in_burst = 8192;
 
 pub const UplinkQueue = struct {
