@@ -8,7 +8,7 @@ import { type Arrival, arrivalsOf, type OffloadedPacket, sentOf, type Taken } fr
 import { checkAll, type Expectation } from "./tso_check.ts";
 import { packetsOf } from "./tso_packets.ts";
 import { type Failure, offloads, type Pairing, type Receiver } from "./tso_result.ts";
-import { buffersMax, buffersOf, macs, roomOf, TsoRig } from "./tso_rig.ts";
+import { buffersMax, buffersOf, macs, roomOf, type TestRig, TsoRig } from "./tso_rig.ts";
 
 /** Packets that are sent before the first of them is looked at. */
 const burstMax = 16;
@@ -30,6 +30,8 @@ export interface PairingPlan {
   progress(pairings: readonly Pairing[]): void;
   /** What must arrive. */
   readonly model?: (packet: OffloadedPacket, taken: Taken) => Arrival[];
+  /** Where it is tested; by default between guests. */
+  readonly open?: () => Promise<TestRig>;
 }
 
 function takenBy({ takes }: Receiver): Taken {
@@ -55,8 +57,13 @@ function* burstsOf(expectations: readonly Expectation[], receiver: Receiver): Ge
 
 const lateFailure: Failure = { packet: "a small one behind the others", reason: "did not arrive", lines: [] };
 
+/** Fragments that Linux makes wrong, as of 6.18: at odd places, and behind extension headers. */
+function isUnusual({ packet, segmentation, size }: OffloadedPacket): boolean {
+  return segmentation === "fragments" && (size % 8 !== 0 || packet.hopByHop.length > 0);
+}
+
 async function failureOf(
-  rig: TsoRig,
+  rig: TestRig,
   receiver: Receiver,
   expectations: readonly Expectation[],
 ): Promise<Failure | undefined> {
@@ -76,9 +83,9 @@ async function failureOf(
 
 /** Runs all pairings of these receivers; what was finished when the user wanted no more is what there is. */
 export async function runPairings(plan: PairingPlan): Promise<Pairing[]> {
-  const { stop, progress, model = arrivalsOf } = plan;
+  const { stop, progress, model = arrivalsOf, open = () => TsoRig.open() } = plan;
   const pairings: Pairing[] = [];
-  await using rig = await TsoRig.open();
+  await using rig = await open();
   for (const receiver of plan.receivers) {
     if (stop.aborted) break;
     await rig.attach(receiver);
@@ -86,7 +93,8 @@ export async function runPairings(plan: PairingPlan): Promise<Pairing[]> {
       for (const vlan of [false, true]) {
         if (stop.aborted) break;
         const route = { destination: macs.receiver, source: macs.sender };
-        const packets = packetsOf(offload, vlan, roomOf(receiver), route);
+        const packets = packetsOf(offload, vlan, roomOf(receiver), route)
+          .filter((packet) => receiver.ring !== "tap" || !isUnusual(packet));
         const expectations = packets.map((packet) => ({ packet, arrivals: model(packet, takenBy(receiver)) }));
         const failure = await failureOf(rig, receiver, expectations);
         const frames = expectations.reduce((sum, { arrivals }) => sum + arrivals.length, 0);

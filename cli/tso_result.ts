@@ -10,9 +10,9 @@ import type { Machine } from "./machine.ts";
 export const offloads = ["TSO4", "TSO6", "USO", "UFO", "CSUM"] as const;
 export type Offload = (typeof offloads)[number];
 
-/** A receiving guest. The sender has rings of the same layout. */
+/** A receiving guest, and a sender with rings of the same layout; or a tap beyond a tap and a bridge of Linux's. */
 export interface Receiver {
-  readonly ring: Ring;
+  readonly ring: Ring | "tap";
   readonly mergeable: boolean;
   /** What it negotiated. */
   readonly takes: Taking;
@@ -53,6 +53,8 @@ export interface TsoResult {
   readonly test: "tso";
   readonly machine: Machine;
   readonly pairings: readonly Pairing[];
+  /** Why nothing was sent through a tap; undefined, if that was done. */
+  readonly without_tap?: string | undefined;
   readonly throughput: readonly Throughput[];
   /** Stopped by the user before all of this was there. */
   readonly interrupted: boolean;

@@ -27,6 +27,9 @@ export const buffersMax = 192;
 /** Of a receive buffer; the large one is what large packets need without merging (virtio 5.1.6.3.1). */
 export const bufferBytes = { small: 2048, large: 65_562 } as const;
 const headerBytes = 12;
+const ethernetBytes = 14;
+/** The most that a tap has. */
+export const tapMtu = 65_521;
 
 const offloadsOf: Record<Taking, readonly EthOffload[]> = {
   all: ["CKSUM", "TCP_TSO", "UDP_TSO"],
@@ -45,8 +48,9 @@ export function buffersOf({ mergeable }: Receiver, { bytes }: Arrival): number {
 }
 
 /** The longest frame, but for one to be cut, that fits into the buffers of a guest. */
-export function roomOf({ mergeable, takes }: Receiver): { largeBytes: number; plainBytes: number } {
+export function roomOf({ ring, mergeable, takes }: Receiver): { largeBytes: number; plainBytes: number } {
   const largeBytes = bufferBytes.large - headerBytes;
+  if (ring === "tap") return { largeBytes, plainBytes: tapMtu + ethernetBytes };
   return { largeBytes, plainBytes: mergeable || takes === "all" ? largeBytes : bufferBytes.small - headerBytes };
 }
 
@@ -96,8 +100,14 @@ export interface Exchange {
   readonly marked: boolean;
 }
 
-/** A guest that this program is the driver of. */
-class TestGuest implements AsyncDisposable {
+/** A bridge sends frames of its own. */
+function isOurs(bytes: Uint8Array): boolean {
+  const source = bytes.subarray(6, 12).reduce((sum, byte) => sum * 256 + byte, 0);
+  return source === macs.sender || source === macs.receiver;
+}
+
+/** A guest that this program is the driver of, or what is behind a tap. */
+export class TestGuest implements AsyncDisposable {
   readonly device: EthDev;
   readonly packets = new Packets({ capacity: 64 });
   readonly features: readonly string[];
@@ -107,7 +117,7 @@ class TestGuest implements AsyncDisposable {
     this.features = features;
   }
 
-  static async attach(socket: string, { ring, mergeable, takes }: Receiver): Promise<TestGuest> {
+  static async attach(socket: string, { ring, mergeable, takes }: Receiver & { ring: Ring }): Promise<TestGuest> {
     const { promise, resolve } = Promise.withResolvers<readonly string[] | string>();
     const happened = (event: PortEvent) => {
       if (event.event === "started") resolve(event.features);
@@ -129,6 +139,16 @@ class TestGuest implements AsyncDisposable {
     throw new CommandError(`cannot attach a guest: ${socket}: ${found}`);
   }
 
+  /** A tap that is made, and takes nothing: its kernel cuts and finishes. */
+  static behindTap(name: string): TestGuest {
+    const device = EthDev.create(`net_tap0,iface=${name}`);
+    device.configure({ offloads: [] });
+    device.rxQueueSetup(0);
+    device.txQueueSetup(0);
+    device.start();
+    return new TestGuest(device, []);
+  }
+
   /** Gives away what is in `packets`; rings that are as empty as ours here take it at once. */
   async send(): Promise<void> {
     const deadline = performance.now() + patience_ms;
@@ -147,6 +167,7 @@ class TestGuest implements AsyncDisposable {
       this.device.rxBurst(0, this.packets);
       for (let index = 0; index < this.packets.count; index++) {
         const bytes = this.packets.data(index);
+        if (!isOurs(bytes)) continue;
         if (isMark(bytes)) return { received, marked: true };
         received.push({ header: header(this.packets.header(index)), bytes: bytes.slice() });
       }
@@ -159,8 +180,51 @@ class TestGuest implements AsyncDisposable {
   }
 }
 
+/** Both learn where the other is: whatever is between them. */
+export async function introduce(sender: TestGuest, receiver: TestGuest): Promise<void> {
+  for (const [from, to, source] of [[receiver, sender, macs.receiver], [sender, receiver, macs.sender]] as const) {
+    from.packets.free();
+    appendMark(from.packets, broadcast, source);
+    await from.send();
+    const { marked } = await to.receive();
+    if (!marked) throw new CommandError("no packets pass between the guests: see vhostctl bench vm2vm");
+  }
+}
+
+/** Sends frames in one go, and returns all that arrives, in order, until the mark behind them came, or is lost. */
+export async function exchange(
+  sender: TestGuest,
+  receiver: TestGuest,
+  frames: readonly Arrival[],
+): Promise<Exchange> {
+  sender.packets.free();
+  for (const [number, { header, bytes }] of frames.entries()) {
+    sender.packets.append(bytes.length).set(bytes);
+    writeHeader(sender.packets.header(number), header);
+  }
+  appendMark(sender.packets, macs.receiver, macs.sender);
+  await sender.send();
+  return await receiver.receive();
+}
+
+/** What a switch did not deliver since it was opened, by port and reason. */
+export function dropsText(server: SwitchServer): string {
+  const { ports } = server.snapshot();
+  return ports.flatMap((port) => portDrops(port).map(([reason, count]) => `${count} ${reason.replaceAll("_", " ")}`))
+    .join(", ");
+}
+
+/** A sender, a receiver, and what is tested between them. */
+export interface TestRig extends AsyncDisposable {
+  /** A receiver comes in the place of the one before, and a sender with rings like its own. */
+  attach(receiver: Receiver): Promise<void>;
+  /** See the function of this name. */
+  exchange(frames: readonly Arrival[]): Promise<Exchange>;
+  drops(): string;
+}
+
 /** From `open` until it is disposed of. */
-export class TsoRig implements AsyncDisposable {
+export class TsoRig implements TestRig {
   readonly #stack: AsyncDisposableStack;
   readonly #server: SwitchServer;
   readonly #sockets: readonly string[];
@@ -189,50 +253,27 @@ export class TsoRig implements AsyncDisposable {
   /** Attaches a receiver in the place of the one before, and a sender with rings like its own. */
   async attach(receiver: Receiver): Promise<void> {
     const { ring } = receiver;
+    if (ring === "tap") throw new TypeError("a tap is in a rig of its own");
     await this.#detach(1, this.#receiver);
     if (this.#senderRing !== ring) {
       await this.#detach(0, this.#sender);
       this.#sender = await TestGuest.attach(this.#sockets[0]!, { ring, mergeable: true, takes: "all" });
       this.#senderRing = ring;
     }
-    this.#receiver = await TestGuest.attach(this.#sockets[1]!, receiver);
+    this.#receiver = await TestGuest.attach(this.#sockets[1]!, { ...receiver, ring });
     const { features } = this.#receiver;
     const wrong = segmentFeatures.find((name) => features.includes(name) !== (receiver.takes === "all")) ??
       (features.includes("GUEST_CSUM") === (receiver.takes === "nothing") ? "GUEST_CSUM" : undefined);
     if (wrong !== undefined) throw new CommandError(`a guest cannot choose its offloads: ${wrong}: please report it`);
-    await this.#introduce();
+    await introduce(this.#sender!, this.#receiver);
   }
 
-  /** The switch learns where both are. */
-  async #introduce(): Promise<void> {
-    const [sender, receiver] = [this.#sender!, this.#receiver!];
-    for (const [from, to, source] of [[receiver, sender, macs.receiver], [sender, receiver, macs.sender]] as const) {
-      from.packets.free();
-      appendMark(from.packets, broadcast, source);
-      await from.send();
-      const { marked } = await to.receive();
-      if (!marked) throw new CommandError("no packets pass between the guests: see vhostctl bench vm2vm");
-    }
+  exchange(frames: readonly Arrival[]): Promise<Exchange> {
+    return exchange(this.#sender!, this.#receiver!, frames);
   }
 
-  /** Sends frames in one go, and returns all that arrives, in order, until the mark behind them came, or is lost. */
-  async exchange(frames: readonly Arrival[]): Promise<Exchange> {
-    const sender = this.#sender!;
-    sender.packets.free();
-    for (const [number, { header, bytes }] of frames.entries()) {
-      sender.packets.append(bytes.length).set(bytes);
-      writeHeader(sender.packets.header(number), header);
-    }
-    appendMark(sender.packets, macs.receiver, macs.sender);
-    await sender.send();
-    return await this.#receiver!.receive();
-  }
-
-  /** What the switch did not deliver since it was opened, by port and reason. */
   drops(): string {
-    const { ports } = this.#server.snapshot();
-    return ports.flatMap((port) => portDrops(port).map(([reason, count]) => `${count} ${reason.replaceAll("_", " ")}`))
-      .join(", ");
+    return dropsText(this.#server);
   }
 
   /** Until the switch has noticed, it would turn the next one away. */

@@ -16,6 +16,11 @@ function yesNo(mergeable: boolean): string {
   return mergeable ? "yes" : "no";
 }
 
+/** Why the row of the tap is empty. */
+export function withoutTapText(reason: string): string {
+  return `not tested: a tap in a network of its own: ${reason}`;
+}
+
 function isOf({ ring, mergeable, takes }: Receiver, pairing: Pairing): boolean {
   return pairing.ring === ring && pairing.mergeable === mergeable && pairing.takes === takes;
 }
@@ -37,7 +42,9 @@ export function pairingTable(receivers: readonly Receiver[], pairings: readonly 
 /** One line of words. */
 export function pairingName({ ring, mergeable, takes, offload, vlan }: Pairing): string {
   const buffers = mergeable ? "mergeable" : "not mergeable";
-  return `${offload}${vlan ? " with VLAN tag" : ""} to a guest with ${ring} rings, ${buffers}, that takes ${takes}`;
+  const packets = `${offload}${vlan ? " with VLAN tag" : ""}`;
+  if (ring === "tap") return `${packets} through a tap and a bridge`;
+  return `${packets} to a guest with ${ring} rings, ${buffers}, that takes ${takes}`;
 }
 
 /** What is wrong with the first pairing that failed; empty, if none did. */

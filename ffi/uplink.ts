@@ -20,6 +20,8 @@ export interface UplinkOptions {
   readonly mtu?: number | undefined;
   /** Whether segments of a TCP stream are put together when they come: by default true. */
   readonly gro?: boolean | undefined;
+  /** Of a tap: whether big packets and unfinished checksums may come from it: by default true. */
+  readonly offloads?: boolean | undefined;
 }
 
 /** An interface that could not be opened. The message says what to do. */
@@ -106,7 +108,7 @@ export class Uplink implements Disposable {
 
   /** Opens it, makes it if it is not there, and sets it up. Throws `UplinkError`. */
   static open(options: UplinkOptions): Uplink {
-    const { kind, name, queuePairs = 1, mtu = 0, gro = true } = options;
+    const { kind, name, queuePairs = 1, mtu = 0, gro = true, offloads = true } = options;
     const bytes = [...new TextEncoder().encode(name)];
     if (bytes.length > 15) {
       throw new UplinkError(`open interface ${name}`, -1, "its name has more than 15 bytes", false);
@@ -120,6 +122,7 @@ export class Uplink implements Disposable {
       created: 0,
       up: 0,
       gro: gro ? 1 : 0,
+      offloads: offloads ? 1 : 0,
     });
     const code = library().uplink_open(row);
     if (code >= 0) return new Uplink(code, options, row);

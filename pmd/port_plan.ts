@@ -19,7 +19,7 @@ export interface PortPlan {
   readonly mode: PortMode;
   /** For the front end's arguments: we never see a guest's MAC but in its packets. */
   readonly mac: string;
-  /** Of a port that faces a back end: what it takes, where that is on offer. */
+  /** Of a port that faces a back end, or of an uplink: what it takes, where that is on offer. */
   readonly offer: Offer;
   /** false: big packets are cut for the guest, whatever it negotiated. */
   readonly guestTso?: boolean | undefined;
@@ -100,13 +100,13 @@ export function planVdev(vdev: Vdev, use: VdevUse): PortPlan {
   return { ...plan, mac: vdev.mac ?? randomMac(), driver: { queueSize, packed, mergeable, inOrder, bufferBytes } };
 }
 
-function planUplink(vdev: TapVdev | PacketVdev, { number, queuePairs }: VdevUse): PortPlan {
+function planUplink(vdev: TapVdev | PacketVdev, { number, queuePairs, withheld }: VdevUse): PortPlan {
   return {
     name: vdev.name,
     socket: "",
     mode: "client",
     mac: (vdev.driver === "tap" ? vdev.mac : undefined) ?? macText(vhostMac(number)),
-    offer: makeOffer({ queuePairs }),
+    offer: makeOffer({ queuePairs, withheld: withheld ?? [] }),
     uplink: { kind: vdev.driver, interface: vdev.iface },
   };
 }

@@ -6,6 +6,7 @@
 import { VringError } from "../ffi/library.ts";
 import type { Port } from "../ffi/port.ts";
 import { Uplink } from "../ffi/uplink.ts";
+import { type FeatureName, hasFeature } from "../vhost/spec.ts";
 import type { Occurrence } from "./port_event.ts";
 import type { PortPlan, UplinkPlan } from "./port_plan.ts";
 import type { PortSample } from "./port_sample.ts";
@@ -79,8 +80,16 @@ export class UplinkServer implements PortService {
   }
 
   #attach(): void {
-    const { port, plan: { uplink: { kind, interface: name, mtu, gro }, offer: { queuePairs } } } = this.#parts;
-    const uplink = Uplink.open({ kind, name, queuePairs, mtu, gro });
+    const { port, plan: { uplink: { kind, interface: name, mtu, gro }, offer } } = this.#parts;
+    const takes = (feature: FeatureName) => hasFeature(offer.features, feature);
+    const uplink = Uplink.open({
+      kind,
+      name,
+      queuePairs: offer.queuePairs,
+      mtu,
+      gro: gro ?? takes("GUEST_TSO4"),
+      offloads: takes("GUEST_CSUM"),
+    });
     try {
       port.attach(uplink);
     } catch (error) {

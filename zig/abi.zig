@@ -176,9 +176,11 @@ pub const Uplink = extern struct {
     up: u32,
     /// To be done: segments of a TCP stream are put together when they come.
     gro: u32,
+    /// Of a tap: big packets and unfinished checksums may come; else the kernel cuts and finishes them before.
+    offloads: u32,
 
     comptime {
-        assertShape(Uplink, 44);
+        assertShape(Uplink, 48);
     }
 };
 

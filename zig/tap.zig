@@ -63,7 +63,7 @@ pub const Tap = struct {
         try tap.attachAll(config, existed);
         config.created = @intFromBool(tap.created);
         config.step = .offload;
-        try tap.setOffloads();
+        try tap.setOffloads(config.offloads != 0);
         config.step = .mtu;
         try interface.setMtu(config);
         config.step = .up;
@@ -103,7 +103,7 @@ pub const Tap = struct {
     }
 
     /// All of it belongs to the interface, and stays with one that was there before.
-    fn setOffloads(tap: *Tap) sys.Error!void {
+    fn setOffloads(tap: *Tap, wanted: bool) sys.Error!void {
         const fd = tap.fds[0];
         try sys.ioctl(fd, request.get_header_bytes, @intFromPtr(&tap.header_bytes));
         const header_bytes: i32 = @sizeOf(spec.NetHeader);
@@ -114,6 +114,7 @@ pub const Tap = struct {
         const uso = if (sys.ioctl(fd, request.set_offload, some | offload.uso)) |_| true else |_| false;
         if (!uso) try sys.ioctl(fd, request.set_offload, some);
         tap.features = interface.kernelFeatures(uso);
+        if (!wanted) try sys.ioctl(fd, request.set_offload, 0);
     }
 
     fn raise(tap: *Tap, config: *abi.Uplink) sys.Error!void {
