@@ -42,6 +42,7 @@ const examples = `
 Examples:
   vhostctl serve --queues 4            two ports, four queue pairs each, a switch between them
   vhostctl bench vm2vm                 packets from guest to guest, as fast as they go
+  vhostctl tso-test                    big packets to every kind of guest, byte by byte
   vhostctl serve --help                what a command can do
 
 Exit codes: 0 done, 1 the operation failed, 2 wrong usage, 3 the host lacks something.`;

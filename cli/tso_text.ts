@@ -89,5 +89,5 @@ export function throughputChart(
 /** What the bars stand for. */
 export const throughputNotes: readonly string[] = [
   "Payload a second from guest to guest, at full speed. TSO on: frames of 65535 bytes arrive whole. Off at the",
-  "receiver: the switch makes packets of 1448 bytes, with checksums, of them. Off at the sender: that makes them.",
+  "receiver: the switch makes packets of 1448 bytes, with checksums, of them. Off at the sender: the sender does.",
 ];

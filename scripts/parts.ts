@@ -91,6 +91,7 @@ const wholeProgramTests = [
   "tests/pmd_forward_test.ts",
   "tests/serve_test.ts",
   "tests/bench_test.ts",
+  "tests/tso_test_test.ts",
   "tests/real/serve_linux_test.ts",
 ];
 

@@ -1,5 +1,5 @@
-// `vhostctl tso-test --socket A --socket B` with two Linux guests under stock QEMU: one leaves its segments and checksums
-// to others, one finishes all by itself.
+// `vhostctl tso-test --socket A --socket B` with two Linux guests under stock QEMU: one leaves its segments and
+// checksums to others, one finishes all by itself.
 
 import assert from "node:assert/strict";
 import { writeInitramfs } from "./initramfs.ts";
