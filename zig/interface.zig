@@ -61,6 +61,17 @@ pub fn setUp(name: [16]u8, up: bool) sys.Error!void {
     try ask(request.set_flags, &asked);
 }
 
+/// struct packet_mreq.
+const Membership = extern struct { index: i32, type: u16, address_bytes: u16 = 0, address: [8]u8 = @splat(0) };
+
+/// As long as a packet socket is open, its interface takes in what is for other addresses, too (packet(7)).
+pub fn hearAll(packet_socket: i32, index: i32) sys.Error!void {
+    const add_membership = 1;
+    const promiscuous = 1;
+    const membership: Membership = .{ .index = index, .type = promiscuous };
+    try sys.setPacketOption(packet_socket, add_membership, std.mem.asBytes(&membership));
+}
+
 /// What the kernel does to a frame with a virtio-net header, as features of a device. `uso`: Linux 6.2 and later.
 pub fn kernelFeatures(uso: bool) u64 {
     const all = bit(spec.Feature.csum) | bit(spec.Feature.host_tso4) | bit(spec.Feature.host_tso6) |

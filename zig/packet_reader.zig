@@ -2,7 +2,7 @@
 
 const std = @import("std");
 const abi = @import("abi.zig");
-const Arrival = @import("packet_ring.zig").Arrival;
+const Arrival = @import("arrival.zig").Arrival;
 const spec = @import("spec.zig");
 const sys = @import("sys.zig");
 

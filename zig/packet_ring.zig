@@ -3,11 +3,9 @@
 
 const std = @import("std");
 const abi = @import("abi.zig");
-const chain = @import("chain.zig");
+const Arrival = @import("arrival.zig").Arrival;
 const spec = @import("spec.zig");
 const sys = @import("sys.zig");
-
-const Segment = chain.Segment;
 
 /// A slot holds the longest packet that the kernel does not cut, and what is in front of it.
 pub const slot_bytes = 17 * 4096;
@@ -39,14 +37,6 @@ const tag_bytes = 4;
 const ethertype_vlan = 0x8100;
 /// The ring's headers are those of before VERSION_1, whatever was asked for.
 const header_bytes = 10;
-
-/// A packet in the ring. Good until it is given back.
-pub const Arrival = struct {
-    header: spec.NetHeader,
-    segments: [2]Segment,
-    count: u32,
-    len: u32,
-};
 
 pub const PacketRing = struct {
     map: sys.Map,
@@ -100,7 +90,7 @@ pub const PacketRing = struct {
         front[0..12].* = whole.base[0..12].*;
         std.mem.writeInt(u16, front[12..14], tag_type, .big);
         std.mem.writeInt(u16, front[14..16], slot.tag, .big);
-        arrival.segments = .{
+        arrival.segments[0..2].* = .{
             .{ .base = front, .len = front.len },
             .{ .base = whole.base + 12, .len = whole.len - 12 },
         };

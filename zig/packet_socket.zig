@@ -9,7 +9,6 @@ const spec = @import("spec.zig");
 const sys = @import("sys.zig");
 
 const option = struct {
-    const add_membership = 1;
     const rx_ring = 5;
     const version = 10;
     const net_header = 15;
@@ -20,14 +19,10 @@ const option = struct {
 };
 
 const version_2 = 1;
-const promiscuous = 1;
 /// By addresses and ports, so that a flow stays in its queue; the number of the group is the kernel's to choose.
 const fanout_hash = 0;
 const fanout_unique = 0x2000;
 const short_header_bytes = 10;
-
-/// struct packet_mreq.
-const Membership = extern struct { index: i32, type: u16, address_bytes: u16 = 0, address: [8]u8 = @splat(0) };
 
 /// struct tpacket_req.
 const RingRequest = extern struct { block_bytes: u32, blocks: u32, slot_bytes: u32, slots: u32 };
@@ -55,8 +50,7 @@ pub const PacketSockets = struct {
             try sockets.prepare(fd);
             config.step = .attach;
             try sys.bindPacket(fd, index);
-            const membership: Membership = .{ .index = index, .type = promiscuous };
-            try sys.setPacketOption(fd, option.add_membership, std.mem.asBytes(&membership));
+            try interface.hearAll(fd, index);
         }
         if (sockets.queue_pairs > 1) try sockets.share();
         sockets.features = interface.kernelFeatures(sys.kernelIsAtLeast(6, 2));

@@ -2,7 +2,7 @@
 //! interface of the host's.
 
 const std = @import("std");
-const Arrival = @import("packet_ring.zig").Arrival;
+const Arrival = @import("arrival.zig").Arrival;
 const burst_file = @import("burst.zig");
 const DriverQueue = @import("driver_queue.zig").DriverQueue;
 const net_header = @import("net_header.zig");

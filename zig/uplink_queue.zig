@@ -3,15 +3,14 @@
 
 const std = @import("std");
 const abi = @import("abi.zig");
+const Arrival = @import("arrival.zig").Arrival;
 const chain = @import("chain.zig");
 const Frame = @import("frame.zig").Frame;
 const Gro = @import("gro.zig").Gro;
-const packet_ring = @import("packet_ring.zig");
 const sys = @import("sys.zig");
 
-const Arrival = packet_ring.Arrival;
 const PacketReader = @import("packet_reader.zig").PacketReader;
-const PacketRing = packet_ring.PacketRing;
+const PacketRing = @import("packet_ring.zig").PacketRing;
 const allocator = std.heap.c_allocator;
 
 /// Pieces that the kernel may cut in one burst: of usual packets it cuts no more than 3000, and each may cost as much
