@@ -23,6 +23,8 @@ A port's settings, parted by commas (a comma within a value is written twice):
 Uplinks, and their settings, parted by commas:
   tap:IF       a tap, made if it is not there; what was made goes at the end
   packet:IF    all that an interface there is receives, and is sent through it; needs CAP_NET_RAW
+  xdp:IF       the same by AF_XDP, without the host's stack: for the first queues of it, what comes to others stays the
+               host's; needs CAP_NET_RAW, CAP_NET_ADMIN and CAP_BPF
   name=NAME, queues=N, mtu=BYTES
   gro=off      does not put segments of a TCP stream together when they come
 
@@ -51,7 +53,7 @@ function defineOptions() {
     .addOption(
       new Option(
         "--uplink <kind:interface>",
-        "lead to an interface of the host's: tap:IF or packet:IF; may be repeated, see below",
+        "lead to an interface of the host's: tap:IF, packet:IF or xdp:IF; may be repeated, see below",
       )
         .argParser(collectUplink),
     )

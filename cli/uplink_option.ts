@@ -19,7 +19,7 @@ export interface UplinkOption {
   readonly gro?: boolean;
 }
 
-const kinds: readonly UplinkKindName[] = ["tap", "packet"];
+const kinds: readonly UplinkKindName[] = ["tap", "packet", "xdp"];
 
 const parsers = {
   name: portName("--uplink"),
@@ -33,7 +33,7 @@ export function parseUplink(text: string): UplinkOption {
   const match = /^([a-z]+):([^,]*)(?:,(.*))?$/.exec(text);
   const kind = kinds.find((word) => word === match?.[1]);
   if (match === null || kind === undefined) {
-    throw new UsageError(`cannot use --uplink: ${text}: give ${kinds.map((word) => `${word}:IF`).join(" or ")}`);
+    throw new UsageError(`cannot use --uplink: ${text}: choose from ${kinds.map((word) => `${word}:IF`).join(", ")}`);
   }
   const [, , name = "", more] = match;
   if (!/^[^\s/]{1,15}$/.test(name) || name === "." || name === "..") {

@@ -6,6 +6,7 @@
 import { UplinkKind, UplinkStep } from "./abi.gen.ts";
 import { check, library, VringError } from "./library.ts";
 import { readStruct, writeStruct } from "./struct.ts";
+import { isLacking, uplinkAdvice, type UplinkStepName } from "./uplink_advice.ts";
 
 /** How frames come from and go to the interface. */
 export type UplinkKindName = keyof typeof UplinkKind;
@@ -22,6 +23,8 @@ export interface UplinkOptions {
   readonly gro?: boolean | undefined;
   /** Of a tap: whether big packets and unfinished checksums may come from it: by default true. */
   readonly offloads?: boolean | undefined;
+  /** Of XDP: whether the kernel copies frames, although the driver could do without. By default false. */
+  readonly copy?: boolean | undefined;
 }
 
 /** An interface that could not be opened. The message says what to do. */
@@ -34,51 +37,6 @@ export class UplinkError extends VringError {
     this.name = "UplinkError";
     this.lacking = lacking;
   }
-}
-
-const errno = { perm: 1, nomem: 12, acces: 13, busy: 16, nodev: 19, inval: 22 } as const;
-
-type StepName = keyof typeof UplinkStep;
-
-/** What to do, by step and reason. */
-function explain(step: StepName, reason: number, options: UplinkOptions): string | undefined {
-  if (step === "mtu" && reason === errno.perm) return "it takes CAP_NET_ADMIN to set an MTU: leave mtu= out";
-  if (step === "mtu") return "it does not take such an MTU: give mtu=68 to 65521";
-  return options.kind === "tap" ? explainTap(step, reason, options) : explainPacket(step, reason);
-}
-
-function explainTap(step: StepName, reason: number, { name, queuePairs = 1 }: UplinkOptions): string | undefined {
-  const several = queuePairs > 1 ? " multi_queue" : "";
-  if (step === "device" && reason === errno.acces) {
-    return "no permission for /dev/net/tun: run as root, or chmod 0666 it";
-  }
-  if (step === "device") return "no /dev/net/tun: modprobe tun";
-  if (step !== "attach") return undefined;
-  switch (reason) {
-    case errno.perm:
-      return "it takes CAP_NET_ADMIN to make a tap, or to use somebody else's: run as root, or first, as root: " +
-        `ip tuntap add ${name} mode tap user $USER${several} vnet_hdr && ip link set ${name} up`;
-    case errno.busy:
-      return "it is in use: end who uses it, or choose another name";
-    case errno.inval:
-      return queuePairs > 1
-        ? "it is no tap, or one for a single queue: leave queues= out, or make it with multi_queue"
-        : "it is no tap: choose another name";
-    default:
-      return undefined;
-  }
-}
-
-function explainPacket(step: StepName, reason: number): string | undefined {
-  if (step === "device" && reason === errno.perm) return "it takes CAP_NET_RAW: run as root, or setcap cap_net_raw+ep";
-  if (step === "attach" && reason === errno.nodev) return "no such interface: choose one of ip link";
-  if (step === "offload" && reason === errno.inval) return "this Linux has no virtio-net headers for it: use tap:IF";
-  if (step === "offload" && reason === errno.nomem) return "no 17 MiB of memory for each queue: give fewer queues=";
-  return undefined;
-}
-
-function isLacking(step: StepName, reason: number): boolean {
-  return step === "device" || reason === errno.perm || reason === errno.nomem;
 }
 
 /**
@@ -108,7 +66,7 @@ export class Uplink implements Disposable {
 
   /** Opens it, makes it if it is not there, and sets it up. Throws `UplinkError`. */
   static open(options: UplinkOptions): Uplink {
-    const { kind, name, queuePairs = 1, mtu = 0, gro = true, offloads = true } = options;
+    const { kind, name, queuePairs = 1, mtu = 0, gro = true, offloads = true, copy = false } = options;
     const bytes = [...new TextEncoder().encode(name)];
     if (bytes.length > 15) {
       throw new UplinkError(`open interface ${name}`, -1, "its name has more than 15 bytes", false);
@@ -123,13 +81,14 @@ export class Uplink implements Disposable {
       up: 0,
       gro: gro ? 1 : 0,
       offloads: offloads ? 1 : 0,
+      copy: copy ? 1 : 0,
     });
     const code = library().uplink_open(row);
     if (code >= 0) return new Uplink(code, options, row);
     const { step: number } = readStruct("Uplink", row);
-    const step = (Object.keys(UplinkStep) as StepName[]).find((word) => UplinkStep[word] === number)!;
+    const step = (Object.keys(UplinkStep) as UplinkStepName[]).find((word) => UplinkStep[word] === number)!;
     const reason = code <= -1000 ? -1000 - code : 0;
-    throw new UplinkError(`open interface ${name}`, code, explain(step, reason, options), isLacking(step, reason));
+    throw new UplinkError(`open interface ${name}`, code, uplinkAdvice(step, reason, options), isLacking(step, reason));
   }
 
   /** For `Port.attach`. */

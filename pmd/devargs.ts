@@ -5,7 +5,7 @@
  * "Vhost PMD arguments", "Virtio PMD arguments"). The driver is what the name begins with; any end will do. Empty pairs
  * are skipped. Stricter than DPDK: numbers are decimal, switches 0 or 1, and nothing is given twice.
  *
- * One default is ours: `tso=1`, since a port offers all that works.
+ * Two defaults are ours: `tso=1`, since a port offers all that works, and `busy_budget=0`.
  *
  * @module
  */
@@ -79,8 +79,20 @@ export interface PacketVdev {
   readonly queues: number;
 }
 
+/** `net_af_xdpN`: an interface of the host's that is there. The defaults are those of "AF_XDP PMD", or follow. */
+export interface XdpVdev {
+  readonly driver: "xdp";
+  /** As given: `net_af_xdp0`. */
+  readonly name: string;
+  readonly iface: string;
+  /** Queue pairs: 1 to 128, by default 1. */
+  readonly queues: number;
+  /** Whether the kernel copies frames, although the driver could do without; by default false. */
+  readonly copy: boolean;
+}
+
 /** What a vdev string asks for. */
-export type Vdev = VhostVdev | VirtioUserVdev | TapVdev | PacketVdev;
+export type Vdev = VhostVdev | VirtioUserVdev | TapVdev | PacketVdev | XdpVdev;
 
 /** What DPDK calls them. */
 export const driverNames = {
@@ -88,6 +100,7 @@ export const driverNames = {
   "virtio-user": "net_virtio_user",
   tap: "net_tap",
   packet: "net_af_packet",
+  xdp: "net_af_xdp",
 } as const;
 
 /** How the value of a key is read; undefined is for one that cannot be used, and `advice` says what can. */
@@ -203,6 +216,20 @@ const packetKeys = {
   framecnt: ringSize,
 };
 
+const xdpKeys = {
+  iface: interfaceName,
+  queue_count: wholeNumber(limits.queuePairs),
+  start_queue: off("one program leads the interface's queues from the first on: queue_count= says how many"),
+  shared_umem: off("each queue has memory of its own"),
+  force_copy: flag,
+  // DPDK's default is 64: see above.
+  busy_budget: off("the rings are polled, and the kernel is not made to poll for them"),
+  xdp_prog: refused("the program is our own: all that comes to the queues is led to their sockets"),
+  use_cni: off("the program is attached by us, and takes the capabilities for that"),
+  use_pinned_map: off("the map of sockets is made by us, and goes with us"),
+  dp_path: refused("nobody is asked for a map of sockets"),
+};
+
 function choose(words: readonly string[]): string {
   return `choose from ${words.join(", ")}`;
 }
@@ -281,6 +308,12 @@ function packet(name: string, pairs: string[]): PacketVdev {
   return { driver: "packet", name, iface, queues: qpairs };
 }
 
+function xdp(name: string, pairs: string[]): XdpVdev {
+  const values = readPairs(name, pairs, xdpKeys);
+  const { iface = missing(name, "iface", "INTERFACE"), queue_count: queues = 1, force_copy: copy = false } = values;
+  return { driver: "xdp", name, iface, queues, copy };
+}
+
 /** By what names begin with. */
 const drivers = new Map<string, (name: string, pairs: string[]) => Vdev>([
   ["eth_vhost", vhost],
@@ -289,9 +322,10 @@ const drivers = new Map<string, (name: string, pairs: string[]) => Vdev>([
   ["net_virtio_user", virtioUser],
   ["net_tap", tap],
   ["net_af_packet", packet],
+  ["net_af_xdp", xdp],
 ]);
 
-const laterDrivers = ["net_af_xdp", "vhost_pci"];
+const laterDrivers = ["vhost_pci"];
 
 /**
  * Parses one vdev string. Nothing is looked up: neither paths nor other vdevs.

@@ -6,7 +6,7 @@
 import { isAbsolute, join, normalize } from "node:path";
 import type { UplinkKindName } from "../ffi/uplink.ts";
 import { makeOffer, type Offer } from "../vhost/offer.ts";
-import type { PacketVdev, TapVdev, Vdev } from "./devargs.ts";
+import type { PacketVdev, TapVdev, Vdev, XdpVdev } from "./devargs.ts";
 
 /** Who listens on the socket: we (`server`) or the front end. */
 export type PortMode = "server" | "client";
@@ -37,6 +37,8 @@ export interface UplinkPlan {
   readonly mtu?: number | undefined;
   /** Whether segments of a TCP stream are put together when they come: by default true. */
   readonly gro?: boolean | undefined;
+  /** Of XDP: whether the kernel copies frames, although the driver could do without. By default false. */
+  readonly copy?: boolean | undefined;
 }
 
 /** Rings of which we are the driver. */
@@ -83,7 +85,7 @@ export interface VdevUse {
 
 /** The port that a vdev string asks for. */
 export function planVdev(vdev: Vdev, use: VdevUse): PortPlan {
-  if (vdev.driver === "tap" || vdev.driver === "packet") return planUplink(vdev, use);
+  if (vdev.driver === "tap" || vdev.driver === "packet" || vdev.driver === "xdp") return planUplink(vdev, use);
   const path = vdev.driver === "vhost" ? vdev.iface : vdev.path;
   const isServer = vdev.driver === "vhost" ? !vdev.client : vdev.server;
   const withheld = [...vdev.driver === "vhost" ? vdev.features : [], ...use.withheld ?? []];
@@ -100,14 +102,18 @@ export function planVdev(vdev: Vdev, use: VdevUse): PortPlan {
   return { ...plan, mac: vdev.mac ?? randomMac(), driver: { queueSize, packed, mergeable, inOrder, bufferBytes } };
 }
 
-function planUplink(vdev: TapVdev | PacketVdev, { number, queuePairs, withheld }: VdevUse): PortPlan {
+function planUplink(vdev: TapVdev | PacketVdev | XdpVdev, { number, queuePairs, withheld }: VdevUse): PortPlan {
   return {
     name: vdev.name,
     socket: "",
     mode: "client",
     mac: (vdev.driver === "tap" ? vdev.mac : undefined) ?? macText(vhostMac(number)),
     offer: makeOffer({ queuePairs, withheld: withheld ?? [] }),
-    uplink: { kind: vdev.driver, interface: vdev.iface },
+    uplink: {
+      kind: vdev.driver,
+      interface: vdev.iface,
+      ...vdev.driver === "xdp" ? { copy: vdev.copy } : {},
+    },
   };
 }
 

@@ -80,7 +80,7 @@ export class UplinkServer implements PortService {
   }
 
   #attach(): void {
-    const { port, plan: { uplink: { kind, interface: name, mtu, gro }, offer } } = this.#parts;
+    const { port, plan: { uplink: { kind, interface: name, mtu, gro, copy }, offer } } = this.#parts;
     const takes = (feature: FeatureName) => hasFeature(offer.features, feature);
     const uplink = Uplink.open({
       kind,
@@ -89,6 +89,7 @@ export class UplinkServer implements PortService {
       mtu,
       gro: gro ?? takes("GUEST_TSO4"),
       offloads: takes("GUEST_CSUM"),
+      copy,
     });
     try {
       port.attach(uplink);

@@ -46,7 +46,7 @@ const refusals: [args: string, code: number, text: string][] = [
   ["serve --port socket=/tmp/a --port socket=/tmp/a", 2, "two ports with the same socket: /tmp/a: give each its own"],
   ["serve --port features=-EVENT_ID", 2, "cannot use features= in --port: EVENT_ID: did you mean EVENT_IDX?"],
   [`serve --port socket=${long}`, 2, `socket path too long: ${long}: it has 115 bytes, give one of 107 or fewer`],
-  ["serve --uplink tap0", 2, "cannot use --uplink: tap0: give tap:IF or packet:IF"],
+  ["serve --uplink tap0", 2, "cannot use --uplink: tap0: choose from tap:IF, packet:IF, xdp:IF"],
   ["serve --uplink tap:", 2, "cannot use --uplink: : give the name of an interface, 1 to 15 bytes"],
   ["serve --uplink tap:up0,queues=0", 2, "cannot use queues= in --uplink: 0: give a whole number from 1 to 128"],
   ["serve --uplink tap:up0,gro=maybe", 2, "cannot use gro= in --uplink: maybe: give on or off"],

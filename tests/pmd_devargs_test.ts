@@ -152,9 +152,9 @@ Deno.test("parseVdev() withholds what makeOffer() can withhold", () => {
 });
 
 Deno.test("parseVdev() refuses drivers", async (t) => {
-  const choice = "choose from eth_vhost, net_vhost, virtio_user, net_virtio_user, net_tap, net_af_packet";
+  const choice = "choose from eth_vhost, net_vhost, virtio_user, net_virtio_user, net_tap, net_af_packet, " +
+    "net_af_xdp";
   await refuses(t, [
-    ["net_af_xdp0,iface=eth0", `driver not here yet: net_af_xdp0: a later version brings it, ${choice}`],
     ["vhost_pci0,dev=00:05.0", `driver not here yet: vhost_pci0: a later version brings it, ${choice}`],
     ["net_null0", `unknown driver: net_null0: ${choice}`],
     ["iface=/tmp/s", `unknown driver: iface=/tmp/s: ${choice}`],
@@ -284,6 +284,11 @@ Deno.test("an interface of the host's is read", () => {
     iface: "eth0",
     queues: 4,
   });
+  const others = "start_queue=0,shared_umem=0,busy_budget=0,use_cni=0,use_pinned_map=0";
+  for (const [more, copy] of [["", false], [`,${others},force_copy=1`, true]] as const) {
+    const xdp = { driver: "xdp", name: "net_af_xdp0", iface: "eth0", queues: 2, copy } as const;
+    deepEqual(parseVdev(`net_af_xdp0,iface=eth0,queue_count=2${more}`), xdp);
+  }
 });
 
 Deno.test("an interface of the host's is refused", async (t) => {
@@ -302,6 +307,22 @@ Deno.test("an interface of the host's is refused", async (t) => {
     [
       "net_af_packet0,iface=eth0,qdisc_bypass=0",
       "cannot use qdisc_bypass= in net_af_packet0: 0: give 1: packets go past the queueing discipline",
+    ],
+    ["net_af_xdp0", "missing in net_af_xdp0: iface: add iface=INTERFACE"],
+    [
+      "net_af_xdp0,iface=eth0,start_queue=4",
+      "cannot use start_queue= in net_af_xdp0: 4: give 0, one program leads the interface's queues from the first " +
+      "on: queue_count= says how many",
+    ],
+    [
+      "net_af_xdp0,iface=eth0,busy_budget=64",
+      "cannot use busy_budget= in net_af_xdp0: 64: give 0, the rings are polled, and the kernel is not made to poll " +
+      "for them",
+    ],
+    [
+      "net_af_xdp0,iface=eth0,xdp_prog=/tmp/a.o",
+      "cannot use xdp_prog= in net_af_xdp0: /tmp/a.o: leave it out, the program is our own: all that comes to the " +
+      "queues is led to their sockets",
     ],
   ]);
 });

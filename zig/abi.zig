@@ -144,7 +144,7 @@ pub const Lane = extern struct {
 };
 
 /// How frames come from and go to an interface of the host's.
-pub const UplinkKind = enum(u32) { tap = 0, packet = 1 };
+pub const UplinkKind = enum(u32) { tap = 0, packet = 1, xdp = 2 };
 
 /// What is done to open one, in order: where it failed.
 pub const UplinkStep = enum(u32) {
@@ -158,6 +158,15 @@ pub const UplinkStep = enum(u32) {
     mtu = 4,
     /// Setting it up.
     up = 5,
+    // Of XDP, before that:
+    /// Memory for frames, which is pinned.
+    memory = 6,
+    /// Loading the program.
+    program = 7,
+    /// Attaching that to the interface.
+    link = 8,
+    /// Binding a socket to a queue.
+    queue = 9,
 };
 
 /// An interface to be opened, and what it is then.
@@ -178,9 +187,11 @@ pub const Uplink = extern struct {
     gro: u32,
     /// Of a tap: big packets and unfinished checksums may come; else the kernel cuts and finishes them before.
     offloads: u32,
+    /// Of XDP: frames are copied by the kernel, although the driver could do without.
+    copy: u32,
 
     comptime {
-        assertShape(Uplink, 48);
+        assertShape(Uplink, 52);
     }
 };
 

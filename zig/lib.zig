@@ -46,4 +46,7 @@ test {
     _ = @import("token_table.zig");
     _ = @import("transport.zig");
     _ = @import("vring_entry.zig");
+    _ = @import("xdp_receiver.zig");
+    _ = @import("xdp_ring.zig");
+    _ = @import("xdp_sender.zig");
 }

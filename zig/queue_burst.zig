@@ -98,7 +98,9 @@ pub fn deliver(burst: *Burst, vring: *Vring, mask: Mask, mtu: u32) Used {
         .back_end => |queue| deliverBuffers(burst, vring, queue, mask, mtu),
         .uplink => |queue| {
             queue.begin();
-            return deliverTo(burst, vring, queue, mask, mtu);
+            const used = deliverTo(burst, vring, queue, mask, mtu);
+            queue.finish();
+            return used;
         },
     };
 }

@@ -312,6 +312,47 @@ pub fn packetOption(fd: i32, name: u32) Error!u32 {
     return value;
 }
 
+pub fn xdpSocket() Error!i32 {
+    return checkFd(linux.socket(linux.AF.XDP, linux.SOCK.RAW | linux.SOCK.CLOEXEC, 0));
+}
+
+/// struct sockaddr_xdp.
+const XdpAddress = extern struct { family: u16 = linux.AF.XDP, flags: u16, index: i32, queue: u32, shared: u32 = 0 };
+
+pub fn bindXdp(fd: i32, interface_index: i32, queue: u32, flags: u16) Error!void {
+    const address: XdpAddress = .{ .flags = flags, .index = interface_index, .queue = queue };
+    _ = try check(linux.bind(fd, @ptrCast(&address), @sizeOf(XdpAddress)));
+}
+
+const xdp_level = 283;
+
+pub fn setXdpOption(fd: i32, name: u32, value: []const u8) Error!void {
+    _ = try check(linux.setsockopt(fd, xdp_level, name, value.ptr, @intCast(value.len)));
+}
+
+/// Fills all of `value`.
+pub fn xdpOption(fd: i32, name: u32, value: []u8) Error!void {
+    var len: linux.socklen_t = @intCast(value.len);
+    _ = try check(linux.getsockopt(fd, xdp_level, name, value.ptr, &len));
+    if (len != value.len) return fail(errno_invalid);
+}
+
+/// Has a socket's rings looked at by the kernel.
+pub fn wake(fd: i32) Error!void {
+    _ = try check(linux.sendto(fd, "", 0, linux.MSG.DONTWAIT, null, 0));
+}
+
+/// What may be on its way from a socket, whatever the system's limit is.
+pub fn setSendBuffer(fd: i32, bytes: u32) Error!void {
+    const send_buffer_force = 32;
+    _ = try check(linux.setsockopt(fd, linux.SOL.SOCKET, send_buffer_force, std.mem.asBytes(&bytes), @sizeOf(u32)));
+}
+
+/// The beginning of the command's attributes; the rest is zero. Returns an fd, or 0 where the command makes none.
+pub fn bpf(command: u32, attributes: []const u8) Error!i32 {
+    return checkFd(linux.syscall3(.bpf, command, @intFromPtr(attributes.ptr), attributes.len));
+}
+
 pub fn kernelIsAtLeast(major: u32, minor: u32) bool {
     var name: linux.utsname = undefined;
     if (linux.errno(linux.uname(&name)) != .SUCCESS) return false;
@@ -357,6 +398,8 @@ pub const errno_no_buffers: u16 = @backingInt(linux.E.NOBUFS);
 pub const errno_too_long: u16 = @backingInt(linux.E.MSGSIZE);
 pub const errno_invalid: u16 = @backingInt(linux.E.INVAL);
 pub const errno_busy: u16 = @backingInt(linux.E.BUSY);
+pub const errno_exists: u16 = @backingInt(linux.E.EXIST);
+pub const errno_not_permitted: u16 = @backingInt(linux.E.PERM);
 pub const errno_no_device: u16 = @backingInt(linux.E.NODEV);
 /// Of a tap that was deleted.
 pub const errno_bad_state: u16 = @backingInt(linux.E.BADFD);

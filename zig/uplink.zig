@@ -8,6 +8,7 @@ const spec = @import("spec.zig");
 const sys = @import("sys.zig");
 const Tap = @import("tap.zig").Tap;
 const UplinkQueue = @import("uplink_queue.zig").UplinkQueue;
+const XdpQueues = @import("xdp_queues.zig").XdpQueues;
 
 pub const Error = error{ InvalidArgument, OutOfMemory, System };
 
@@ -16,7 +17,7 @@ pub const Uplink = struct {
     /// Of the interface, as long as it is the same.
     index: i32,
     gro: bool,
-    way: union(abi.UplinkKind) { tap: Tap, packet: PacketSockets },
+    way: union(abi.UplinkKind) { tap: Tap, packet: PacketSockets, xdp: XdpQueues },
 
     /// Fills in what is found, and at a failure the step.
     pub fn open(config: *abi.Uplink) Error!*Uplink {
@@ -35,6 +36,10 @@ pub const Uplink = struct {
             .packet => {
                 uplink.way = .{ .packet = undefined };
                 try uplink.way.packet.open(config);
+            },
+            .xdp => {
+                uplink.way = .{ .xdp = undefined };
+                try uplink.way.xdp.open(config);
             },
         }
         uplink.index = interface.indexOf(config.name) catch -1;
@@ -61,7 +66,7 @@ pub const Uplink = struct {
         };
     }
 
-    /// A queue of it for one direction, whose owner the caller is.
+    /// A queue of it for one direction, whose owner the caller is. Of XDP nobody else may have it.
     pub fn queue(uplink: *const Uplink, pair: usize, receives: bool) UplinkQueue.Error!*UplinkQueue {
         return UplinkQueue.create(switch (uplink.way) {
             .tap => |*tap| .{
@@ -69,7 +74,7 @@ pub const Uplink = struct {
                 .features = tap.features,
                 .header_bytes = @sizeOf(spec.NetHeader),
                 .receives = receives,
-                .has_ring = false,
+                .way = .file,
                 .gro = uplink.gro,
             },
             .packet => |*sockets| .{
@@ -77,7 +82,15 @@ pub const Uplink = struct {
                 .features = sockets.features,
                 .header_bytes = sockets.header_bytes,
                 .receives = receives,
-                .has_ring = true,
+                .way = .ring,
+                .gro = uplink.gro,
+            },
+            .xdp => |*queues| .{
+                .fd = queues.sockets[pair].fd,
+                .features = 0,
+                .header_bytes = 0,
+                .receives = receives,
+                .way = .{ .xdp = queues.sockets[pair] },
                 .gro = uplink.gro,
             },
         });

@@ -1,5 +1,5 @@
 //! A queue of an interface of the host's, one direction of it: frames behind virtio-net headers, given to the kernel
-//! one a call, and read or found in a ring.
+//! one a call, and read or found in a ring; or without headers, in rings both ways.
 
 const std = @import("std");
 const abi = @import("abi.zig");
@@ -11,6 +11,8 @@ const sys = @import("sys.zig");
 
 const PacketReader = @import("packet_reader.zig").PacketReader;
 const PacketRing = @import("packet_ring.zig").PacketRing;
+const XdpReceiver = @import("xdp_receiver.zig").XdpReceiver;
+const XdpSocket = @import("xdp_socket.zig").XdpSocket;
 const allocator = std.heap.c_allocator;
 
 /// Pieces that the kernel may cut in one burst: of usual packets it cuts no more than 3000, and each may cost as much
@@ -24,18 +26,23 @@ pub const UplinkQueue = struct {
     /// Of what is sent.
     header_bytes: u32,
     source: Source,
+    /// Whose queue it is, if there is no header.
+    xdp: ?*XdpSocket,
     gro: ?*Gro,
     /// In this burst.
     pieces_left: u32,
     /// For a frame in too many segments. Only what frames filled is ever real.
     linear: sys.Map,
 
-    const Source = union(enum) { none, reader: PacketReader, ring: *PacketRing };
+    const Source = union(enum) { none, reader: PacketReader, ring: *PacketRing, receiver: *XdpReceiver };
 
-    pub const Error = error{ OutOfMemory, System };
+    pub const Error = error{ InvalidArgument, OutOfMemory, System };
+
+    /// How frames come and go: one a call; the same, but received in a ring; or in rings.
+    pub const Way = union(enum) { file, ring, xdp: *XdpSocket };
 
     /// How to make one. The fd is borrowed for the call.
-    pub const Config = struct { fd: i32, features: u64, header_bytes: u32, receives: bool, has_ring: bool, gro: bool };
+    pub const Config = struct { fd: i32, features: u64, header_bytes: u32, receives: bool, way: Way, gro: bool };
 
     pub fn create(config: Config) Error!*UplinkQueue {
         const queue = try allocator.create(UplinkQueue);
@@ -49,16 +56,24 @@ pub const UplinkQueue = struct {
         queue.source = .none;
         queue.gro = null;
         queue.pieces_left = 0;
-        if (!config.receives) return queue;
-        if (config.gro) queue.gro = try allocator.create(Gro);
+        queue.xdp = null;
+        if (config.receives and config.gro) queue.gro = try allocator.create(Gro);
         errdefer if (queue.gro) |gro| allocator.destroy(gro);
-        if (config.has_ring) {
-            const ring = try allocator.create(PacketRing);
-            errdefer allocator.destroy(ring);
-            try ring.open(queue.fd);
-            queue.source = .{ .ring = ring };
-        } else {
-            queue.source = .{ .reader = try PacketReader.open(queue.fd) };
+        switch (config.way) {
+            .file => if (config.receives) {
+                queue.source = .{ .reader = try PacketReader.open(queue.fd) };
+            },
+            .ring => if (config.receives) {
+                const ring = try allocator.create(PacketRing);
+                errdefer allocator.destroy(ring);
+                try ring.open(queue.fd);
+                queue.source = .{ .ring = ring };
+            },
+            .xdp => |socket| {
+                if (!socket.take(if (config.receives) .receiver else .sender)) return error.InvalidArgument;
+                queue.xdp = socket;
+                if (config.receives) queue.source = .{ .receiver = &socket.receiver };
+            },
         }
         return queue;
     }
@@ -71,7 +86,9 @@ pub const UplinkQueue = struct {
                 ring.close();
                 allocator.destroy(ring);
             },
+            .receiver => {},
         }
+        if (queue.xdp) |socket| socket.leave(if (queue.source == .receiver) .receiver else .sender);
         if (queue.gro) |gro| allocator.destroy(gro);
         sys.unmap(queue.linear);
         sys.close(queue.fd);
@@ -84,6 +101,7 @@ pub const UplinkQueue = struct {
             .none => false,
             .reader => |*reader| reader.pending(),
             .ring => |ring| ring.pending(),
+            .receiver => |receiver| receiver.pending(),
         };
     }
 
@@ -98,6 +116,7 @@ pub const UplinkQueue = struct {
             .none => false,
             .reader => |*reader| reader.read(arrival),
             .ring => |ring| ring.read(arrival),
+            .receiver => |receiver| receiver.read(arrival),
         };
     }
 
@@ -107,6 +126,7 @@ pub const UplinkQueue = struct {
             .none => {},
             .reader => |*reader| reader.taken = 0,
             .ring => |ring| ring.giveBack(),
+            .receiver => |receiver| receiver.giveBack(),
         }
     }
 
@@ -115,11 +135,17 @@ pub const UplinkQueue = struct {
         queue.pieces_left = pieces_in_burst;
     }
 
+    /// A burst to the kernel is over: it has all frames, or gets them now.
+    pub fn finish(queue: *UplinkQueue) void {
+        if (queue.xdp) |socket| socket.sender.finish();
+    }
+
     /// Gives the kernel a frame, or returns the counter of why it took none.
     pub fn put(queue: *UplinkQueue, frame: *const Frame, stats: *abi.VringStats) ?*u64 {
         const pieces = if (frame.header.gso_size == 0) 1 else frame.len / frame.header.gso_size;
         if (pieces > queue.pieces_left) return &stats.drop_no_buffer;
         queue.pieces_left -= pieces;
+        if (queue.xdp) |socket| return socket.sender.put(frame, stats);
         var header = frame.header;
         header.num_buffers = 0;
         var vectors: [sys.vectors_max]sys.Vector = undefined;

@@ -34,6 +34,7 @@ const linux: readonly Need[] = [
 const network: readonly Need[] = [
   program("ip", "iproute2"),
   program("unshare", "util-linux"),
+  program("busybox", "busybox-static"),
   program("iperf3", "iperf3"),
   program("ethtool", "ethtool"),
 ];

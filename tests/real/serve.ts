@@ -50,7 +50,11 @@ export class Serve implements AsyncDisposable {
 
   /** The same for `pmd-forward`, which tells of its ports in the same way. */
   static forward(...args: string[]): Promise<Serve> {
-    return Serve.#start(["pmd-forward", "--json", "--stats-period", "0.5", ...args]);
+    return Serve.forwardBehind([], ...args);
+  }
+
+  static forwardBehind(prefix: readonly string[], ...args: string[]): Promise<Serve> {
+    return Serve.#start(["pmd-forward", "--json", "--stats-period", "0.5", ...args], prefix);
   }
 
   static async #start(args: string[], prefix: readonly string[] = []): Promise<Serve> {

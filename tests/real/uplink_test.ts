@@ -1,56 +1,11 @@
 // Uplinks of `vhostctl serve` to interfaces of the host's, in a network of their own: how they come and go.
 
 import assert from "node:assert/strict";
-import { NetworkNamespace } from "./namespace.ts";
 import { realTest } from "./peers.ts";
-import { Program } from "./process.ts";
-import { Serve, vhostctl } from "./serve.ts";
-
-const start_timeout_ms = 180_000;
-
-/** A network and a folder for sockets, both of which vanish. */
-class Place implements AsyncDisposable {
-  readonly network: NetworkNamespace;
-  readonly folder = Deno.makeTempDirSync({ prefix: "vhostctl-uplink-" });
-
-  private constructor(network: NetworkNamespace) {
-    this.network = network;
-  }
-
-  static async make(): Promise<Place> {
-    return new Place(await NetworkNamespace.make());
-  }
-
-  serve(...uplinks: string[]): Promise<Serve> {
-    return Serve.startBehind(this.network.prefix, ...this.#arguments("serve", uplinks));
-  }
-
-  /** What it says where it cannot begin, and its exit code. */
-  async refusal(uplink: string, prefix: readonly string[] = []): Promise<[number, string]> {
-    const [command, ...words] = [
-      ...this.network.prefix,
-      ...prefix,
-      vhostctl,
-      "serve",
-      ...this.#arguments("other", [uplink]),
-    ];
-    await using program = new Program(command!, words);
-    await program.until(/\n/, start_timeout_ms);
-    return [(await program.finished).code, program.since()];
-  }
-
-  #arguments(folder: string, uplinks: readonly string[]): string[] {
-    return ["--ports", "1", "--dir", `${this.folder}/${folder}`, ...uplinks.flatMap((uplink) => ["--uplink", uplink])];
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    await this.network[Symbol.asyncDispose]();
-    Deno.removeSync(this.folder, { recursive: true });
-  }
-}
+import { UplinkPlace } from "./uplink_place.ts";
 
 realTest("a tap is made, and goes with serve, killed or not", ["network"], async () => {
-  await using place = await Place.make();
+  await using place = await UplinkPlace.make();
   for (const signal of ["SIGTERM", "SIGKILL"] as const) {
     await using serve = await place.serve("tap:up0,queues=2,mtu=9000");
     const attached = await serve.until("attached", { port: "uplink0" });
@@ -65,7 +20,7 @@ realTest("a tap is made, and goes with serve, killed or not", ["network"], async
 });
 
 realTest("a tap that was there is as before when serve has ended", ["network"], async () => {
-  await using place = await Place.make();
+  await using place = await UplinkPlace.make();
   await place.network.run("ip tuntap add up0 mode tap");
   await using serve = await place.serve("tap:up0");
   const attached = await serve.until("attached", { port: "uplink0" });
@@ -79,7 +34,7 @@ realTest("a tap that was there is as before when serve has ended", ["network"], 
 });
 
 realTest("an interface that is deleted is attached to again when it is there", ["network"], async () => {
-  await using place = await Place.make();
+  await using place = await UplinkPlace.make();
   await place.network.run("ip link add va type veth peer name vb");
   await using serve = await place.serve("packet:va", "tap:up0");
   await place.network.run("ip link set va up && ip link set vb up");
@@ -96,7 +51,7 @@ realTest("an interface that is deleted is attached to again when it is there", [
 const isRoot = Deno.uid() === 0;
 
 realTest("what an uplink lacks is said, with what to do", ["network"], async () => {
-  await using place = await Place.make();
+  await using place = await UplinkPlace.make();
   await place.network.run("ip link add br0 type bridge");
   await place.network.run("ip tuntap add single mode tap");
   const cases: [uplink: string, prefix: string[], code: number, told: RegExp][] = [
@@ -109,7 +64,7 @@ realTest("what an uplink lacks is said, with what to do", ["network"], async () 
     ],
     ["packet:nosuch", [], 1, /cannot open interface nosuch: no such interface: choose one of ip link/],
     ["tap:a-name-too-long-for-it", [], 2, /cannot use --uplink: a-name-too-long-for-it: give the name of an interface/],
-    ["vxlan:up0", [], 2, /cannot use --uplink: vxlan:up0: give tap:IF or packet:IF/],
+    ["vxlan:up0", [], 2, /cannot use --uplink: vxlan:up0: choose from tap:IF, packet:IF, xdp:IF/],
     ["tap:up0,queue=2", [], 2, /unknown setting in --uplink: queue: did you mean queues/],
   ];
   if (isRoot) {
