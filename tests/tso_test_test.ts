@@ -38,7 +38,8 @@ Deno.test("tso-test prints a table, and bars", async () => {
   assert.equal(/^tap +yes +nothing +(PASS +){9}PASS$/m.test(stdout), hasTap);
   assert.match(stdout, new RegExp(`packets in ${hasTap ? 130 : 120} pairings must arrive as .* frames`));
   for (const name of ["TSO on", "off at the receiver", "off at the sender"]) {
-    const bars = stdout.matchAll(new RegExp(`^(split|packed) +${name} +[█-▏]+ +[0-9.]+ Gbit/s$`, "gm"));
+    // On a busy machine nothing may have moved in a moment so short.
+    const bars = stdout.matchAll(new RegExp(`^(split|packed) +${name} +[█-▏]* +[0-9.]+ Gbit/s$`, "gm"));
     assert.equal([...bars].length, 2, name);
   }
   assert.ok(stdout.split("\n").every((line) => line.length <= 120));
