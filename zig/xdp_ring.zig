@@ -8,7 +8,12 @@ const sys = @import("sys.zig");
 pub const RingOffsets = extern struct { producer: u64, consumer: u64, entries: u64, flags: u64 };
 
 /// struct xdp_mmap_offsets.
-pub const Offsets = extern struct { receive: RingOffsets, send: RingOffsets, fill: RingOffsets, completion: RingOffsets };
+pub const Offsets = extern struct {
+    receive: RingOffsets,
+    send: RingOffsets,
+    fill: RingOffsets,
+    completion: RingOffsets,
+};
 
 const flag_need_wakeup = 1;
 

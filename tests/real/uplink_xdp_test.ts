@@ -165,7 +165,9 @@ async function exchangesFile({ guest, network }: HostAndGuest): Promise<void> {
     assert.equal((await listener.until(/[0-9a-f]{64}/, transfer_timeout_ms))[0], digest);
     await using _sender = shell(`busybox nc -l -p 5001 <${folder}/file`);
     await network.run("until ss -ltn | grep -q :5001; do sleep 0.1; done");
-    const back = await guest.run(`sleep 1000 | nc ${host_address} 5001 | sha256sum`, transfer_timeout_ms);
+    // A pipe that never ends keeps it from hanging up before all is there.
+    const fetch = `rm -f /tmp/pipe; mkfifo /tmp/pipe; nc ${host_address} 5001 <>/tmp/pipe | sha256sum`;
+    const back = await guest.run(fetch, transfer_timeout_ms);
     assert.equal(/[0-9a-f]{64}/.exec(back)![0], digest);
   } finally {
     await Deno.remove(folder, { recursive: true });
