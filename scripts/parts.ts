@@ -3,6 +3,7 @@
 import { exists, root, run, tool } from "./process.ts";
 import { denoTally, nothing, step, sum, type Tally, zigTally } from "./outcome.ts";
 import { fuzz } from "./fuzz.ts";
+import { kernelSegments } from "./kernel_segments.ts";
 
 export interface Options {
   /** Only tests whose name contains this. */
@@ -119,6 +120,12 @@ export const parts: Part[] = [
     about: "the seeded fuzzers",
     company: "beside others",
     run: (options) => fuzz(options.fuzz_seconds, options.fuzz_seed),
+  },
+  {
+    name: "segments",
+    about: "random packets cut by us and by this machine's Linux, byte by byte",
+    company: "beside others",
+    run: (options) => kernelSegments(Math.ceil(options.fuzz_seconds / 3), options.fuzz_seed),
   },
   {
     name: "check",

@@ -6,7 +6,7 @@ import { type Options, type Part, parts } from "./parts.ts";
 const usage = `Usage: scripts/test [PART]... [NAME] [--seconds N] [--seed N]
 Sets up, builds, and runs every part; or only the parts named, or only the tests whose name contains NAME.
 
-${parts.map(({ name, about }) => `  ${name.padEnd(8)}${about}`).join("\n")}
+${parts.map(({ name, about }) => `  ${name.padEnd(10)}${about}`).join("\n")}
 
   --seconds N  how long each fuzzer runs (60 with CI set, else 10)
   --seed N     replay the fuzzers from this seed
@@ -81,7 +81,7 @@ async function playAll({ chosen, options }: Wish): Promise<Report[]> {
 function summary(reports: Report[], { failures, left_out }: Tally): string {
   const lines = reports.map(({ part, tally, seconds }) => {
     const counts = `${String(tally.passed).padStart(5)} passed ${String(tally.failed).padStart(4)} failed`;
-    return `  ${part.name.padEnd(8)}${counts} ${seconds.toFixed(1).padStart(7)} s`;
+    return `  ${part.name.padEnd(10)}${counts} ${seconds.toFixed(1).padStart(7)} s`;
   });
   const notes = [...failures.map((name) => `  FAILED: ${name}`), ...left_out.map((name) => `  LEFT OUT: ${name}`)];
   const reason = Deno.env.get("CI") && left_out.length > 0 ? ["  with CI set, a test left out is a failure"] : [];
