@@ -19,9 +19,9 @@ pub const Way = enum { tap, veth };
 
 /// The largest that a tap takes, so that all frames pass that stay whole.
 const mtu = 65521;
-/// A tap drops what is beyond; it has so many from the start.
+/// A tap drops what is beyond; from the start it has a thousand, for what Linux sends by itself, too.
 const queue_packets = 4096;
-const queue_packets_few = 1000;
+const queue_packets_few = 500;
 /// So many go through a veth pair at once: `net.core.netdev_max_backlog` is 1000, for all namespaces.
 const backlog_packets = 500;
 const socket_bytes_wanted = 16 << 20;
