@@ -95,10 +95,11 @@ pub const UplinkQueue = struct {
         allocator.destroy(queue);
     }
 
-    /// Whether there is something to be read. It need not look every time.
+    /// Whether there is something to be read; it need not look every time. Or, of a queue that sends, whether it takes
+    /// frames: of those that the kernel does not take it drops and counts.
     pub fn pending(queue: *UplinkQueue) bool {
         return switch (queue.source) {
-            .none => false,
+            .none => true,
             .reader => |*reader| reader.pending(),
             .ring => |ring| ring.pending(),
             .receiver => |receiver| receiver.pending(),

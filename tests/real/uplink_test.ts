@@ -1,7 +1,9 @@
 // Uplinks of `vhostctl serve` to interfaces of the host's, in a network of their own: how they come and go.
 
 import assert from "node:assert/strict";
+import { NetworkNamespace } from "./namespace.ts";
 import { realTest } from "./peers.ts";
+import { Serve } from "./serve.ts";
 import { UplinkPlace } from "./uplink_place.ts";
 
 realTest("a tap is made, and goes with serve, killed or not", ["network"], async () => {
@@ -46,6 +48,14 @@ realTest("an interface that is deleted is attached to again when it is there", [
     await serve.until("attached", { port, interface: name }, { from });
   }
   await serve.finish();
+});
+
+realTest("frames of ours go out through uplinks", ["network"], async () => {
+  await using network = await NetworkNamespace.make();
+  await network.run("ip link add va type veth peer name vb && ip link set va up && ip link set vb up");
+  const vdevs = ["--vdev", "net_tap0,iface=up0", "--vdev", "net_af_packet0,iface=va"];
+  await using forward = await Serve.forwardBehind(network.prefix, ...vdevs, "--forward-mode", "txonly");
+  for (const [name, port] of await forward.ports()) assert(port.to_guest["packets"]! > 1000, name);
 });
 
 const isRoot = Deno.uid() === 0;

@@ -124,6 +124,23 @@ for (const { what, setup, interface: name = "va", queues = 1, mode = "xdp", byte
   });
 }
 
+rootTest("AF_XDP sends what it is given, drops it by name while the interface is down, and goes on", [
+  "network",
+], async () => {
+  await using network = await NetworkNamespace.make();
+  await network.run(veth);
+  const vdev = ["--vdev", "net_af_xdp0,iface=va"];
+  await using forward = await Serve.forwardBehind(network.prefix, ...vdev, "--forward-mode", "txonly");
+  const sent = async () => (await forward.ports()).get("net_af_xdp0")!.to_guest;
+  for (const state of ["up", "down", "up"]) {
+    await network.run(`ip link set va ${state}`);
+    await sent();
+    const [before, after] = [await sent(), await sent()];
+    const grown = (counter: string) => after[counter]! - before[counter]!;
+    assert.deepEqual([grown("packets") > 0, grown("drop_link_down") > 0], [state === "up", state === "down"], state);
+  }
+});
+
 rootTest("what AF_XDP lacks is said, with what to do", ["network"], async () => {
   await using place = await UplinkPlace.make();
   await place.network.run(veth);
