@@ -26,6 +26,11 @@ const Lanes = @Vector(lanes, u32);
 /// Each adds less than 2^16 to a lane.
 const steps_max = 1 << 16;
 
+/// Puts a sum into its field, as it was taken.
+pub fn store(field: *[2]u8, sum: u16) void {
+    std.mem.writeInt(u16, field, sum, native);
+}
+
 fn sumOf(bytes: []const u8) u64 {
     @setRuntimeSafety(false);
     var total: u64 = 0;

@@ -12,6 +12,9 @@ const spec = @import("spec.zig");
 
 const Frame = frame_file.Frame;
 const NetHeader = spec.NetHeader;
+const read16 = packet.read16;
+const store = checksum.store;
+const write16 = packet.write16;
 
 /// Ethernet with two tags, IPv6, and TCP with all options.
 const head_bytes_max = 14 + 8 + 40 + 60;
@@ -290,19 +293,6 @@ fn sumsUp(bytes: []const u8) bool {
     var sum: checksum.Sum = .{};
     sum.add(bytes);
     return sum.finish() == 0;
-}
-
-fn read16(bytes: []const u8) u16 {
-    return std.mem.readInt(u16, bytes[0..2], .big);
-}
-
-fn write16(bytes: []u8, value: u16) void {
-    std.mem.writeInt(u16, bytes[0..2], value, .big);
-}
-
-/// A sum is stored as it was taken.
-fn store(field: *[2]u8, sum: u16) void {
-    std.mem.writeInt(u16, field, sum, @import("builtin").cpu.arch.endian());
 }
 
 /// A big packet, the pieces that are cut from it, and what becomes of them.

@@ -30,6 +30,7 @@ test {
     _ = @import("guest_rig.zig");
     _ = @import("guest_crew.zig");
     _ = @import("handles.zig");
+    _ = @import("kernel_packet.zig");
     _ = @import("lane.zig");
     _ = @import("listener.zig");
     _ = @import("mac_table.zig");

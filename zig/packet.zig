@@ -23,6 +23,15 @@ pub fn isTcpOrUdp(protocol: u8) bool {
     return protocol == protocol_tcp or protocol == protocol_udp;
 }
 
+/// In network byte order, as all numbers of packets.
+pub fn read16(bytes: []const u8) u16 {
+    return std.mem.readInt(u16, bytes[0..2], .big);
+}
+
+pub fn write16(bytes: []u8, value: u16) void {
+    std.mem.writeInt(u16, bytes[0..2], value, .big);
+}
+
 /// Those that have a length and another header behind them, but the fragment header.
 pub fn isExtension(protocol: u8) bool {
     return protocol == extension_hop_by_hop or protocol == extension_routing or protocol == extension_destination;

@@ -13,6 +13,9 @@ const sys = @import("sys.zig");
 
 const Frame = frame_file.Frame;
 const NetHeader = spec.NetHeader;
+const read16 = packet.read16;
+const store = checksum.store;
+const write16 = packet.write16;
 
 /// Pieces in one go.
 pub const pieces_max = abi.packets_max;
@@ -355,19 +358,6 @@ fn addOnes(one: u16, other: u16) u16 {
 /// In UDP, 0 stands for none (RFC 768); its other self is as right in TCP.
 fn nonZero(sum: u16) u16 {
     return if (sum == 0) 0xffff else sum;
-}
-
-fn read16(bytes: []const u8) u16 {
-    return std.mem.readInt(u16, bytes[0..2], .big);
-}
-
-fn write16(bytes: []u8, value: u16) void {
-    std.mem.writeInt(u16, bytes[0..2], value, .big);
-}
-
-/// A sum is stored as it was taken.
-fn store(field: *[2]u8, sum: u16) void {
-    std.mem.writeInt(u16, field, sum, @import("builtin").cpu.arch.endian());
 }
 
 fn skip(cursor: *chain.Cursor, bytes: u32) void {

@@ -6,6 +6,7 @@ const Frame = @import("frame.zig").Frame;
 const net_header = @import("net_header.zig");
 const packet_file = @import("packet.zig");
 const spec = @import("spec.zig");
+const store = checksum.store;
 
 /// Writes them into the frame's private front. What has no checksum keeps none: UDP over IPv4 need not have one
 /// (RFC 768), fragments have it of the whole, and segments get theirs when they are cut.
@@ -86,10 +87,6 @@ fn addRange(sum: *checksum.Sum, frame: *const Frame, at: usize, len: usize) void
         skip -= first;
         left -= count;
     }
-}
-
-fn store(field: *[2]u8, value: u16) void {
-    std.mem.writeInt(u16, field, value, @import("builtin").cpu.arch.endian());
 }
 
 /// As RFC 1071 says it in words: the sum of 16-bit words, whose carries are added again.
