@@ -11,8 +11,11 @@ const headroom_bytes = 256;
 /// Of a frame that is received, in one chunk.
 pub const receive_bytes_max = chunk_bytes - headroom_bytes;
 
-/// Chunks for each direction, and entries of each ring, so that none is ever too full.
+/// Chunks for each direction.
 pub const chunks_each = 2048;
+/// Of each ring: twice as many, for the kernel shows what it did with a chunk before it gives back the chunk's place in
+/// the ring that it came by (xsk_flush). With as many places as chunks there would be none for a moment.
+pub const ring_entries = 2 * chunks_each;
 
 /// struct xdp_desc: a frame, or a piece of one. Its address counts from the beginning of the memory.
 pub const Piece = extern struct {

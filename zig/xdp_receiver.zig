@@ -23,9 +23,9 @@ pub const XdpReceiver = struct {
     pub fn open(fd: i32, umem: Umem, offsets: xdp_ring.Offsets) sys.Error!XdpReceiver {
         const ring_at = 0;
         const fill_at = 0x1_0000_0000;
-        const ring: XdpRing(Piece) = try .open(fd, ring_at, offsets.receive, umem_file.chunks_each);
+        const ring: XdpRing(Piece) = try .open(fd, ring_at, offsets.receive, umem_file.ring_entries);
         errdefer ring.close();
-        const fill: XdpRing(u64) = try .open(fd, fill_at, offsets.fill, umem_file.chunks_each);
+        const fill: XdpRing(u64) = try .open(fd, fill_at, offsets.fill, umem_file.ring_entries);
         return .over(fd, umem, ring, fill);
     }
 
@@ -97,8 +97,8 @@ const Bench = struct {
     fn create() !Bench {
         return .{
             .umem = try .open(),
-            .ring = try .create(umem_file.chunks_each),
-            .fill = try .create(umem_file.chunks_each),
+            .ring = try .create(umem_file.ring_entries),
+            .fill = try .create(umem_file.ring_entries),
         };
     }
 
@@ -108,7 +108,8 @@ const Bench = struct {
         bench.umem.close();
     }
 
-    /// One packet in pieces of these lengths, each byte of them `content`.
+    /// One packet in pieces of these lengths, each byte of them `content`. The places of the chunks are given back
+    /// later, by `fill.kernels.release`.
     fn arrive(bench: *Bench, content: u8, lens: []const u32) void {
         for (lens, 1..) |len, i| {
             const address = bench.fill.kernels.peek(0) + 256;
@@ -118,7 +119,6 @@ const Bench = struct {
             @memset(bench.umem.bytesOf(piece), content);
             bench.ring.kernels.put(piece);
         }
-        bench.fill.kernels.release();
         bench.ring.kernels.publish();
     }
 };
@@ -145,6 +145,7 @@ test "packets come in pieces where they lie, and their chunks go back, however m
         try std.testing.expectEqual(content +% 1, arrival.segments[2].base[319]);
         try std.testing.expect(!receiver.read(&arrival));
         receiver.giveBack();
+        bench.fill.kernels.release();
     }
 }
 

@@ -36,9 +36,9 @@ pub const XdpSender = struct {
     pub fn open(sender: *XdpSender, fd: i32, umem: Umem, offsets: xdp_ring.Offsets, in_pieces: bool) sys.Error!void {
         const ring_at = 0x8000_0000;
         const completion_at = 0x1_8000_0000;
-        const ring: XdpRing(Piece) = try .open(fd, ring_at, offsets.send, umem_file.chunks_each);
+        const ring: XdpRing(Piece) = try .open(fd, ring_at, offsets.send, umem_file.ring_entries);
         errdefer ring.close();
-        const completion: XdpRing(u64) = try .open(fd, completion_at, offsets.completion, umem_file.chunks_each);
+        const completion: XdpRing(u64) = try .open(fd, completion_at, offsets.completion, umem_file.ring_entries);
         sender.over(fd, umem, ring, completion, in_pieces);
         // Without zero copy the kernel copies frames once more: of these, too, as many as there are chunks may be on
         // their way. Else it is fewer.
@@ -146,8 +146,8 @@ const Bench = struct {
     fn create(in_pieces: bool) !*Bench {
         const bench = try std.testing.allocator.create(Bench);
         bench.umem = try .open();
-        bench.ring = try .create(umem_file.chunks_each);
-        bench.completion = try .create(umem_file.chunks_each);
+        bench.ring = try .create(umem_file.ring_entries);
+        bench.completion = try .create(umem_file.ring_entries);
         bench.sender.over(-1, bench.umem, bench.ring.ours, bench.completion.ours, in_pieces);
         for (&bench.bytes, 0..) |*byte, i| byte.* = @truncate(i *% 7 +% i / 256);
         return bench;

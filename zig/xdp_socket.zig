@@ -63,7 +63,7 @@ pub const XdpSocket = struct {
     }
 
     fn openRings(socket: *XdpSocket, in_pieces: bool) sys.Error!void {
-        const count: u32 = umem_file.chunks_each;
+        const count: u32 = umem_file.ring_entries;
         inline for (.{ option.receive_ring, option.send_ring, option.fill_ring, option.completion_ring }) |name| {
             try sys.setXdpOption(socket.fd, name, std.mem.asBytes(&count));
         }
