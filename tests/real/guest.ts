@@ -34,7 +34,7 @@ export interface Answer {
 // Linux 7.2 with four queues and a file of 100 MB in memory has not enough of 256.
 const memory_mib_default = 512;
 // TCG on a shared machine is slow, and a command may be a 100 MB transfer.
-const boot_timeout_ms = 120_000;
+const boot_timeout_ms = 60_000;
 const command_timeout_ms = 60_000;
 const qmp_timeout_ms = 20_000;
 
@@ -53,8 +53,20 @@ export class LinuxGuest implements AsyncDisposable {
     this.#qmp = qmp;
   }
 
-  /** Starts QEMU and waits until the guest takes commands. */
+  /**
+   * Starts QEMU and waits until the guest takes commands. Once in some hundred times one with several CPUs, emulated by
+   * threads, stands still while it boots: then it is told, and tried once more.
+   */
   static async boot(options: GuestOptions): Promise<LinuxGuest> {
+    try {
+      return await LinuxGuest.#boot(options);
+    } catch (reason) {
+      console.error(`${(reason as Error).message}, and is started again: ${(reason as Error).cause}`);
+      return await LinuxGuest.#boot(options);
+    }
+  }
+
+  static async #boot(options: GuestOptions): Promise<LinuxGuest> {
     const control = Deno.makeTempDirSync({ dir: options.folder, prefix: "guest-" });
     const program = new Program(qemu_command, await qemuArguments(options, control));
     try {
