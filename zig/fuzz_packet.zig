@@ -105,7 +105,7 @@ pub fn header(random: *Random, len: u32) NetHeader {
 /// Packets that there really are: so many kinds, whose every packet has the same addresses and ports.
 pub const real_kinds = 5;
 pub const real_bytes_min = 14 + 40 + 20 + 1;
-pub const real_bytes_max = 65535;
+pub const real_bytes_max = net_header.frame_bytes_max;
 
 /// Makes one behind the addresses of a frame, if its length is right, to be cut into few pieces; returns its header.
 pub fn makeReal(random: *Random, kind: u32, bytes: []u8) NetHeader {
@@ -119,7 +119,7 @@ pub fn makeReal(random: *Random, kind: u32, bytes: []u8) NetHeader {
     bytes[@as(usize, if (is_ipv6) 20 else 23)] = if (is_tcp) 6 else 17;
     bytes[20..22].* = .{ if (is_ipv6) bytes[20] else 0, if (is_ipv6) bytes[21] else 0 };
     bytes[at + 12] = if (is_tcp) 0x50 else bytes[at + 12];
-    if (!is_tcp) std.mem.writeInt(u16, bytes[at + 4 ..][0..2], @intCast(bytes.len - at), .big);
+    if (!is_tcp) std.mem.writeInt(u16, bytes[at + 4 ..][0..2], @truncate(bytes.len - at), .big);
     const kinds = [real_kinds]u8{
         NetHeader.gso_tcpv4,  NetHeader.gso_tcpv6, NetHeader.gso_udp_l4,
         NetHeader.gso_udp_l4, NetHeader.gso_udp,
@@ -129,7 +129,7 @@ pub fn makeReal(random: *Random, kind: u32, bytes: []u8) NetHeader {
     made.csum_start = at;
     made.csum_offset = if (is_tcp) 16 else 6;
     made.gso_type = kinds[kind];
-    made.gso_size = @intCast(random.between(@intCast(bytes.len / 4 + 8), @intCast(bytes.len)));
+    made.gso_size = @truncate(random.between(@intCast(bytes.len / 4 + 8), @intCast(@min(bytes.len, 65535))));
     return made;
 }
 

@@ -96,7 +96,7 @@ pub const PacketRing = struct {
         };
         arrival.count = 2;
         arrival.len += tag_bytes;
-        if (arrival.header.flags & spec.NetHeader.needs_csum != 0) arrival.header.csum_start += tag_bytes;
+        if (arrival.header.flags & spec.NetHeader.needs_csum != 0) arrival.header.csum_start +|= tag_bytes;
         if (arrival.header.hdr_len != 0) arrival.header.hdr_len +|= tag_bytes;
     }
 

@@ -24,6 +24,7 @@ const head_bytes_max = 256;
 /// Of IPv6 (RFC 8200, 4.5).
 const fragment_header_bytes = 8;
 const udp_bytes = 8;
+const ip_bytes_max = 65535;
 
 const tcp_flags = struct {
     const fin = 0x01;
@@ -119,8 +120,10 @@ pub const Cut = struct {
         if (header.csum_start != cut.transport_at) return error.BadGso;
         if (header.csum_offset != fieldOf(is_tcp)) return error.BadGso;
         const bytes = try transportBytes(head[cut.transport_at..], is_tcp);
+        // As IP counts: all of an IPv4 packet (RFC 791, 3.1), what follows the header of IPv6 (RFC 8200, 3).
+        const counted_at = cut.network_at + @as(u32, if (cut.is_ipv6) packet.ipv6_bytes else 0);
+        if (cut.frame.len - counted_at > ip_bytes_max) return error.BadGso;
         const len = cut.frame.len - cut.transport_at;
-        if (len > std.math.maxInt(u16)) return error.BadGso;
         if (!is_tcp and read16(head[cut.transport_at + 4 ..]) != len) return error.BadGso;
         return .{ .protocol = protocol, .bytes = bytes };
     }
@@ -160,6 +163,9 @@ pub const Cut = struct {
         cut.size &= ~@as(u32, 7);
         if (cut.size == 0) return error.BadGso;
         if (cut.is_ipv6 and cut.fragment_at != cut.transport_at) return error.BadGso;
+        const before = cut.transport_at - cut.network_at + @as(u32, if (cut.is_ipv6) fragment_header_bytes else 0);
+        const counted = before + cut.size - @as(u32, if (cut.is_ipv6) packet.ipv6_bytes else 0);
+        if (counted > ip_bytes_max) return error.BadGso;
         cut.sum = cut.wholeSum();
         if (cut.is_ipv6) cut.fragment_id = sys.random();
     }
@@ -617,6 +623,49 @@ test "what the header asks for must be what the packet is" {
     bench.frame.header = good;
     bench.frame.header.flags = 0;
     try std.testing.expectError(error.BadGso, bench.start(false));
+}
+
+/// A frame of `total` bytes, whose pieces are as long as can be, is cut; one byte more is refused.
+fn expectLimit(head: []const u8, transport_at: u16, gso: u8, total: u32, size: u16) !void {
+    const bench: *Bench = try std.testing.allocator.create(Bench);
+    defer bench.destroy();
+    const bytes = try std.testing.allocator.alloc(u8, total + 1);
+    defer std.testing.allocator.free(bytes);
+    @memset(bytes, 0);
+    @memcpy(bytes[0..head.len], head);
+    bench.pieces.segments = .{ .items = &bench.items };
+    for ([_]u32{ total, total + 1 }) |len| {
+        if (head.len - transport_at == udp_bytes) write16(bytes[transport_at + 4 ..], @truncate(len - transport_at));
+        bench.parts[0] = .{ .base = bytes.ptr, .len = len };
+        bench.frame = .{
+            .segments = bench.parts[0..1],
+            .len = len,
+            .behind_header = false,
+            .header = net_header.plain,
+            .ethernet = bytes[0..16].*,
+        };
+        bench.frame.header.flags = NetHeader.needs_csum;
+        bench.frame.header.csum_start = transport_at;
+        bench.frame.header.csum_offset = fieldOf(head.len - transport_at > udp_bytes);
+        bench.frame.header.gso_type = gso;
+        bench.frame.header.gso_size = size;
+        if (len > total) return std.testing.expectError(error.BadGso, bench.start(false));
+        try bench.start(false);
+        try std.testing.expectEqual(2, bench.pieces.count);
+    }
+}
+
+test "a packet is no longer than IP can say, nor is any of its pieces" {
+    const head4 = macs ++ ip4(6, 0, 0x40) ++ tcp(false, 0x10);
+    try expectLimit(&head4, 34, NetHeader.gso_tcpv4, 14 + 65535, 65535 - 41);
+    const head6 = macs ++ ip6(6, 0) ++ tcp(true, 0x10);
+    try expectLimit(&head6, 54, NetHeader.gso_tcpv6, 54 + 65535, 65535 - 21);
+    const udp4 = macs ++ ip4(17, 0, 0x40) ++ udp(false);
+    try expectLimit(&udp4, 34, NetHeader.gso_udp, 14 + 65535, 65512);
+    const udp6 = macs ++ ip6(17, 0) ++ udp(true);
+    // With the header that each fragment has before it.
+    try expectLimit(&udp6, 54, NetHeader.gso_udp, 54 + 65535, 65520);
+    try std.testing.expectError(error.BadGso, expectLimit(&udp6, 54, NetHeader.gso_udp, 54 + 65535, 65528));
 }
 
 test "extension headers are repeated, and a frame of nothing but headers is refused" {
