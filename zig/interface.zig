@@ -37,15 +37,22 @@ pub fn indexOf(name: [16]u8) sys.Error!i32 {
     return asked.value.number;
 }
 
+pub fn mtuOf(name: [16]u8) sys.Error!u32 {
+    var asked: Request = .of(name);
+    try ask(request.get_mtu, &asked);
+    return @intCast(asked.value.number);
+}
+
+pub fn changeMtu(name: [16]u8, mtu: u32) sys.Error!void {
+    var asked: Request = .of(name);
+    asked.value.number = @intCast(mtu);
+    try ask(request.set_mtu, &asked);
+}
+
 /// Sets what is wanted, and writes down what it is.
 pub fn setMtu(config: *abi.Uplink) sys.Error!void {
-    var asked: Request = .of(config.name);
-    if (config.mtu != 0) {
-        asked.value.number = @intCast(config.mtu);
-        try ask(request.set_mtu, &asked);
-    }
-    try ask(request.get_mtu, &asked);
-    config.mtu = @intCast(asked.value.number);
+    if (config.mtu != 0) try changeMtu(config.name, config.mtu);
+    config.mtu = try mtuOf(config.name);
 }
 
 pub fn isUp(name: [16]u8) sys.Error!bool {

@@ -50,6 +50,10 @@ pub const PacketRing = struct {
         ring.map = try sys.mapShared(fd, 0, blocks * block_bytes);
         ring.next = 0;
         ring.taken = 0;
+        // Until several sockets shared an interface, each of them had all of its packets.
+        while (ring.pending()) : (ring.next = (ring.next + 1) % slots) {
+            @atomicStore(u32, &ring.slotAt(ring.next).status, status_kernel, .release);
+        }
     }
 
     pub fn close(ring: *PacketRing) void {
@@ -65,7 +69,7 @@ pub const PacketRing = struct {
         return @atomicLoad(u32, &ring.slotAt(ring.next).status, .acquire) & status_user != 0;
     }
 
-    /// The next packet; null: there is none. One that was cut off has fewer bytes than its `len`.
+    /// The next packet; false: there is none. One that was cut off has fewer bytes than its `len`.
     pub fn read(ring: *PacketRing, arrival: *Arrival) bool {
         if (!ring.pending() or ring.taken == ring.fronts.len) return false;
         const slot = ring.slotAt(ring.next);

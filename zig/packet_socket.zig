@@ -28,7 +28,6 @@ const short_header_bytes = 10;
 const RingRequest = extern struct { block_bytes: u32, blocks: u32, slot_bytes: u32, slots: u32 };
 
 pub const PacketSockets = struct {
-    name: [16]u8,
     fds: [abi.queue_pairs_max]i32,
     queue_pairs: u32,
     /// Of what is sent: all of it, or that of before VERSION_1.
@@ -37,7 +36,7 @@ pub const PacketSockets = struct {
 
     /// Fills in what is found, and at a failure the step.
     pub fn open(sockets: *PacketSockets, config: *abi.Uplink) sys.Error!void {
-        sockets.* = .{ .name = config.name, .fds = undefined, .queue_pairs = 0, .header_bytes = 0, .features = 0 };
+        sockets.* = .{ .fds = undefined, .queue_pairs = 0, .header_bytes = 0, .features = 0 };
         errdefer sockets.close();
         config.step = .attach;
         const index = try interface.indexOf(config.name);

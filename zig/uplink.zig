@@ -16,6 +16,8 @@ pub const Uplink = struct {
     name: [16]u8,
     /// Of the interface, as long as it is the same.
     index: i32,
+    /// Of an interface that was there, whose MTU was changed.
+    mtu_before: ?u32,
     gro: bool,
     way: union(abi.UplinkKind) { tap: Tap, packet: PacketSockets, xdp: XdpQueues },
 
@@ -28,6 +30,9 @@ pub const Uplink = struct {
         errdefer std.heap.c_allocator.destroy(uplink);
         uplink.name = config.name;
         uplink.gro = config.gro != 0;
+        uplink.index = interface.indexOf(config.name) catch -1;
+        uplink.mtu_before = if (config.mtu == 0) null else interface.mtuOf(config.name) catch null;
+        errdefer uplink.restoreMtu();
         switch (config.kind) {
             .tap => {
                 uplink.way = .{ .tap = undefined };
@@ -42,8 +47,13 @@ pub const Uplink = struct {
                 try uplink.way.xdp.open(config);
             },
         }
-        uplink.index = interface.indexOf(config.name) catch -1;
+        if (uplink.index < 0) uplink.index = interface.indexOf(config.name) catch -1;
         return uplink;
+    }
+
+    fn restoreMtu(uplink: *const Uplink) void {
+        const mtu = uplink.mtu_before orelse return;
+        if (!uplink.isGone()) interface.changeMtu(uplink.name, mtu) catch {};
     }
 
     /// What was made goes, and what was there before is as it was. Ports that are attached still have it.
@@ -51,6 +61,7 @@ pub const Uplink = struct {
         switch (uplink.way) {
             inline else => |*way| way.close(),
         }
+        uplink.restoreMtu();
         std.heap.c_allocator.destroy(uplink);
     }
 

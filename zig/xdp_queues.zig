@@ -48,7 +48,7 @@ pub const XdpQueues = struct {
         config.step = .none;
     }
 
-    /// The interface is as before, but for an MTU that was asked for.
+    /// The interface is as before, but for an MTU that was asked for: that is its `Uplink`'s to restore.
     pub fn close(queues: *XdpQueues) void {
         if (queues.program) |program| program.close();
         queues.program = null;

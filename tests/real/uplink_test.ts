@@ -24,15 +24,17 @@ realTest("a tap is made, and goes with serve, killed or not", ["network"], async
 realTest("a tap that was there is as before when serve has ended", ["network"], async () => {
   await using place = await UplinkPlace.make();
   await place.network.run("ip tuntap add up0 mode tap");
-  await using serve = await place.serve("tap:up0");
+  await using serve = await place.serve("tap:up0,mtu=9000");
   const attached = await serve.until("attached", { port: "uplink0" });
   assert.deepEqual([attached["created"], attached["up"]], [false, true]);
-  assert.match(await place.network.run("ip link show up0"), /[<,]UP[,>]/);
+  assert.match(await place.network.run("ip link show up0"), /[<,]UP[,>].* mtu 9000 /);
   const [code, told] = await place.refusal("tap:up0");
   assert.equal(code, 1);
   assert.match(told, /^vhostctl serve: cannot open interface up0: it is in use: end who uses it/);
   await serve.finish();
-  assert.doesNotMatch(await place.network.run("ip link show up0"), /[<,]UP[,>]/);
+  const after = await place.network.run("ip link show up0");
+  assert.doesNotMatch(after, /[<,]UP[,>]/);
+  assert.match(after, / mtu 1500 /);
 });
 
 realTest("an interface that is deleted is attached to again when it is there", ["network"], async () => {
