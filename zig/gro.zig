@@ -452,3 +452,22 @@ test "a segment that is damaged, missing or unlike the others ends what is put t
         }
     }
 }
+
+test "an identification out of turn ends what is put together, but where it means nothing" {
+    for ([_]u8{ 0, 0x40 }) |flags| {
+        const bench: *Bench = try .create();
+        defer bench.destroy();
+        try bench.send(false, 1, 66 + 4 * 1000, 1000, false);
+        for (bench.room[0..4]) |*bytes| {
+            const network = bytes[14..34];
+            network[6] = flags;
+            write16(network[4..], 7);
+            write16(network[10..], 0);
+            var sum: checksum.Sum = .{};
+            sum.add(network);
+            store(network[10..12], sum.finish());
+        }
+        // All the same, which it may be in what is not to be fragmented.
+        try std.testing.expectEqual(@as(u32, if (flags == 0) 0 else 3), bench.merge());
+    }
+}

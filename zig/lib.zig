@@ -37,6 +37,7 @@ test {
     _ = @import("memory.zig");
     _ = @import("net_header.zig");
     _ = @import("outbox.zig");
+    _ = @import("packet_ring.zig");
     _ = @import("packed.zig");
     _ = @import("packed_place.zig");
     _ = @import("pmd_burst.zig");
@@ -46,6 +47,7 @@ test {
     _ = @import("system_file.zig");
     _ = @import("token_table.zig");
     _ = @import("transport.zig");
+    _ = @import("uplink_queue.zig");
     _ = @import("vring_entry.zig");
     _ = @import("xdp_receiver.zig");
     _ = @import("xdp_ring.zig");

@@ -175,3 +175,33 @@ fn dropOf(errno: u16, stats: *abi.VringStats) *u64 {
         else => &stats.drop_link_down,
     };
 }
+
+test "a burst has the kernel cut so many pieces, and no more" {
+    const nowhere = try sys.openDevice("/dev/null");
+    defer sys.close(nowhere);
+    const queue: *UplinkQueue = try .create(.{
+        .fd = nowhere,
+        .features = 0,
+        .header_bytes = 12,
+        .receives = false,
+        .way = .file,
+        .gro = false,
+    });
+    defer queue.destroy();
+    var bytes: [2000]u8 = @splat(0);
+    const segments = [_]chain.Segment{.{ .base = &bytes, .len = bytes.len }};
+    var frame: Frame = .{
+        .segments = &segments,
+        .len = bytes.len,
+        .behind_header = false,
+        .header = std.mem.zeroes(@import("spec.zig").NetHeader),
+        .ethernet = @splat(0),
+    };
+    frame.header.gso_size = 1;
+    var stats = std.mem.zeroes(abi.VringStats);
+    for (0..2) |_| {
+        queue.begin();
+        for (0..pieces_in_burst / bytes.len) |_| try std.testing.expectEqual(null, queue.put(&frame, &stats));
+        try std.testing.expectEqual(&stats.drop_no_buffer, queue.put(&frame, &stats).?);
+    }
+}
