@@ -8,7 +8,7 @@ import type { Dataplane, Region, VringConfig, VringFd } from "../vhost/dataplane
 import type { Fd } from "../vhost/fd.ts";
 import type { PortOptions } from "./engine.ts";
 import type { Guest } from "./guest.ts";
-import { ForwardMode, VringBroken, VringFd as VringFdNumber } from "./abi.gen.ts";
+import { ForwardMode, Status, VringBroken, VringFd as VringFdNumber } from "./abi.gen.ts";
 import { check, library, VringError } from "./library.ts";
 import { packetAccess, type Packets } from "./packets.ts";
 import { emptyStruct, readStruct, type Struct, writeStruct, writeStructs } from "./struct.ts";
@@ -69,6 +69,9 @@ export const benchmarkAddresses: Addresses = {
   sourcePort: 9,
   destinationPort: 9,
 };
+
+/** With these the library says that a file is not what the front end says of it. */
+const foreignFaults: ReadonlySet<number> = new Set([Status.invalid_argument, Status.wrong_fd, Status.file_too_short]);
 
 /** Opened by `Engine.openPort`. Rings are numbered as on the wire: 2i toGuest, 2i + 1 fromGuest. */
 export class Port implements Dataplane, Disposable {
@@ -156,8 +159,36 @@ export class Port implements Dataplane, Disposable {
     check(`unmap region at ${hex(region.gpa)}`, library().port_remove_region(...this.#place(), row));
   }
 
+  setLog(fd: Fd, size: bigint, offset: bigint): void {
+    const part = writeStruct("Region", { gpa: 0n, size_bytes: size, mmap_offset: offset });
+    const code = library().port_set_log(...this.#place(), part, fd.number);
+    if (code >= 0 || foreignFaults.has(code)) check(`map log of port ${this.number}`, code);
+    else check(`drop log of port ${this.number}`, library().port_set_log(...this.#place(), part, -1));
+    this.#changed?.(undefined);
+  }
+
+  setLogFd(fd: Fd): void {
+    check(`set log fd of port ${this.number}`, library().port_set_log_bell(...this.#place(), fd.number));
+    fd.take();
+  }
+
+  logVring(index: number, config: VringConfig): void {
+    check(`log vring ${index}`, library().vring_set_log(...this.#place(), index, this.#rowOf(config)));
+    this.#changed?.(index);
+  }
+
+  announce(mac: bigint): void {
+    const [low, high] = [Number(mac & 0xffff_ffffn), Number(mac >> 32n)];
+    check(`announce guest of port ${this.number}`, library().port_announce(...this.#place(), low, high));
+  }
+
   startVring(index: number, config: VringConfig): void {
-    const bytes = writeStruct("VringConfig", {
+    check(`start vring ${index}`, library().vring_start(...this.#place(), index, this.#rowOf(config)));
+    this.#changed?.(index);
+  }
+
+  #rowOf(config: VringConfig): Uint8Array<ArrayBuffer> {
+    return writeStruct("VringConfig", {
       features: config.features & ~this.#ignored,
       desc_gpa: config.desc,
       avail_gpa: config.avail,
@@ -167,8 +198,6 @@ export class Port implements Dataplane, Disposable {
       base: config.base,
       flags: config.flags,
     });
-    check(`start vring ${index}`, library().vring_start(...this.#place(), index, bytes));
-    this.#changed?.(index);
   }
 
   stopVring(index: number): number {

@@ -77,6 +77,10 @@ function text(happened: PortEvent): string {
     case "untold":
       return `${happened.count} occurrences more: too many to tell each`;
     case "ring_broken":
+      if (happened.reason === "no_log") {
+        return `${ringName(happened.ring)} rests: its guest migrates, and there is no log to note in what is written ` +
+          "to it: it goes on when the front end gives one, or the migration is over";
+      }
       return `${ringName(happened.ring)} is broken: ${happened.reason.replaceAll("_", " ")}: ` +
         (happened.peer ? "it rests until another one connects" : "it rests until the guest's driver starts it again");
     case "not_shared":

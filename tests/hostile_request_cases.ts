@@ -17,6 +17,8 @@ interface Shape {
   readonly bytes: number;
   /** Has an answer of its own, so that nobody can be told of a refusal. */
   readonly answered?: boolean;
+  /** Its answer is a verdict, whether one was asked for or not. */
+  readonly verdict?: boolean;
   /** A descriptor belongs to it. */
   readonly fd?: boolean;
 }
@@ -28,6 +30,8 @@ const known: readonly Shape[] = [
   { name: "SET_OWNER", number: 3, bytes: 0 },
   { name: "RESET_OWNER", number: 4, bytes: 0 },
   { name: "SET_MEM_TABLE", number: 5, bytes: 40 },
+  { name: "SET_LOG_BASE", number: 6, bytes: 16, fd: true, verdict: true },
+  { name: "SET_LOG_FD", number: 7, bytes: 0, fd: true },
   { name: "SET_VRING_NUM", number: 8, bytes: 8 },
   { name: "SET_VRING_ADDR", number: 9, bytes: 40 },
   { name: "SET_VRING_BASE", number: 10, bytes: 8 },
@@ -39,6 +43,7 @@ const known: readonly Shape[] = [
   { name: "SET_PROTOCOL_FEATURES", number: 16, bytes: 8 },
   { name: "GET_QUEUE_NUM", number: 17, bytes: 0, answered: true },
   { name: "SET_VRING_ENABLE", number: 18, bytes: 8 },
+  { name: "SEND_RARP", number: 19, bytes: 8 },
   { name: "NET_SET_MTU", number: 20, bytes: 8 },
   { name: "SET_BACKEND_REQ_FD", number: 21, bytes: 0, fd: true },
   { name: "RESET_DEVICE", number: 34, bytes: 0 },
@@ -51,9 +56,6 @@ const known: readonly Shape[] = [
 
 /** Requests of features that are not offered. */
 const foreign: readonly Shape[] = [
-  { name: "SET_LOG_BASE", number: 6, bytes: 16, fd: true },
-  { name: "SET_LOG_FD", number: 7, bytes: 0, fd: true },
-  { name: "SEND_RARP", number: 19, bytes: 8 },
   { name: "IOTLB_MSG", number: 22, bytes: 32 },
   { name: "SET_VRING_ENDIAN", number: 23, bytes: 8 },
   { name: "GET_CONFIG", number: 24, bytes: 12 + 256, answered: true },
@@ -77,7 +79,7 @@ const payloadMax = 1024;
 const anyFile = system.memoryFile(4096);
 
 /** One byte less, one more, none at all, and far too many; both ways to refuse in turn. */
-function sizeCases({ name, number, bytes, answered = false, fd = false }: Shape): Case[] {
+function sizeCases({ name, number, bytes, answered = false, verdict = false, fd = false }: Shape): Case[] {
   const sizes = [bytes - 1, bytes + 1, 0, payloadMax].filter((size) => size >= 0 && size !== bytes);
   return sizes.map((size, i) => {
     const refusal = {
@@ -88,7 +90,7 @@ function sizeCases({ name, number, bytes, answered = false, fd = false }: Shape)
       reason: new RegExp(`^${name} refused: payload of ${size} bytes: .* belong here$`),
     };
     if (answered) return ended(refusal, i % 2 === 0 ? messageFlags.plain : messageFlags.needReply);
-    return i % 2 === 0 ? nacked(refusal) : ended(refusal);
+    return verdict || i % 2 === 0 ? nacked(refusal) : ended(refusal);
   });
 }
 
@@ -116,7 +118,7 @@ function unknownCases(): Case[] {
 
 /** Every feature that has a name or could have one, and is not offered. */
 function featureCases(): Case[] {
-  const bits = [featureBits.LOG_ALL, featureBits.ACCESS_PLATFORM, featureBits.RING_RESET, featureBits.CTRL_VQ, 31, 63];
+  const bits = [featureBits.ACCESS_PLATFORM, featureBits.RING_RESET, featureBits.CTRL_VQ, 31, 63];
   return bits.flatMap((bit, i) => {
     const refusal = {
       name: `SET_FEATURES with bit ${bit}, which was not offered`,
@@ -129,8 +131,8 @@ function featureCases(): Case[] {
 }
 
 function protocolFeatureCases(): Case[] {
-  const { LOG_SHMFD, PAGEFAULT, CONFIG, INFLIGHT_SHMFD, DEVICE_STATE } = protocolFeatureBits;
-  return [LOG_SHMFD, PAGEFAULT, CONFIG, INFLIGHT_SHMFD, DEVICE_STATE, 31, 63].flatMap((bit, i) => {
+  const { PAGEFAULT, CONFIG, INFLIGHT_SHMFD, DEVICE_STATE } = protocolFeatureBits;
+  return [PAGEFAULT, CONFIG, INFLIGHT_SHMFD, DEVICE_STATE, 31, 63].flatMap((bit, i) => {
     const refusal = {
       name: `SET_PROTOCOL_FEATURES with bit ${bit}, which was not offered`,
       stage: "reset" as const,

@@ -5,6 +5,7 @@ import type { Fd } from "../vhost/fd.ts";
 import type { FakeFds } from "./fake_fds.ts";
 
 const ringPacked = 1n << 34n;
+const logAll = 1n << 26n;
 
 export class Recorder implements Dataplane {
   /** One line for each call, as in `start 0` or `call 1 signalled`. */
@@ -111,6 +112,34 @@ export class Recorder implements Dataplane {
     const over = place >= config.size;
     const word = (over ? place - config.size : place) | ((config.base & 0x8000) ^ (over ? 0x8000 : 0));
     return (word | word << 16) >>> 0;
+  }
+
+  setLog(fd: Fd, size: bigint, offset: bigint): void {
+    this.#record(`log ${size}@${offset}`);
+    this.#check(this.#fds.live.has(fd.number) && size > 0n, "fd of a log");
+  }
+
+  setLogFd(fd: Fd): void {
+    this.#record("log fd");
+    const before = this.#eventfds.get("log");
+    if (before !== undefined) this.#fds.close(before);
+    this.#eventfds.set("log", fd.take());
+  }
+
+  logVring(index: number, config: VringConfig): void {
+    const all = (config.features & logAll) !== 0n;
+    this.#record(`log ${index} ${all ? "all" : "none"} ${config.flags} ${config.log.toString(16)}`);
+    const before = this.running.get(index);
+    const same = before !== undefined &&
+      (["size", "base", "desc", "avail", "used"] as const).every((name) => before[name] === config[name]) &&
+      ((before.features ^ config.features) & ~logAll) === 0n;
+    this.#check(same, `log of running ring ${index}`);
+    this.running.set(index, config);
+  }
+
+  announce(mac: bigint): void {
+    this.#record(`announce ${mac.toString(16)}`);
+    this.#check(mac < 1n << 48n, "MAC address");
   }
 
   enableVring(index: number, enabled: boolean): void {

@@ -17,23 +17,23 @@ Deno.test("makeOffer() offers by default what the data plane can do", () => {
     featureNames(features).join(" "),
     [
       "CSUM GUEST_CSUM MTU GUEST_TSO4 GUEST_TSO6 GUEST_ECN GUEST_UFO HOST_TSO4 HOST_TSO6 HOST_ECN HOST_UFO MRG_RXBUF",
-      "GUEST_ANNOUNCE MQ INDIRECT_DESC EVENT_IDX PROTOCOL_FEATURES VERSION_1 RING_PACKED IN_ORDER GUEST_USO4",
+      "GUEST_ANNOUNCE MQ LOG_ALL INDIRECT_DESC EVENT_IDX PROTOCOL_FEATURES VERSION_1 RING_PACKED IN_ORDER GUEST_USO4",
       "GUEST_USO6 HOST_USO",
     ].join(" "),
   );
   assert.equal(
     protocolFeatureNames(protocolFeatures).join(" "),
-    "MQ REPLY_ACK NET_MTU BACKEND_REQ RESET_DEVICE CONFIGURE_MEM_SLOTS STATUS",
+    "MQ LOG_SHMFD RARP REPLY_ACK NET_MTU BACKEND_REQ RESET_DEVICE CONFIGURE_MEM_SLOTS STATUS",
   );
   assert.deepEqual([queuePairs, mtu], [1, undefined]);
 });
 
 Deno.test("makeOffer() never offers what QEMU would be misled by", () => {
   const { features, protocolFeatures } = makeOffer({ queuePairs: 4, mtu: 9000 });
-  for (const name of ["RING_RESET", "ACCESS_PLATFORM", "LOG_ALL", "CTRL_VQ", "MAC", "STATUS"] as const) {
+  for (const name of ["RING_RESET", "ACCESS_PLATFORM", "CTRL_VQ", "MAC", "STATUS"] as const) {
     assert.ok(!hasFeature(features, name), name);
   }
-  for (const name of ["CONFIG", "LOG_SHMFD", "INFLIGHT_SHMFD", "RARP", "PAGEFAULT"] as const) {
+  for (const name of ["CONFIG", "INFLIGHT_SHMFD", "PAGEFAULT"] as const) {
     assert.ok(!hasProtocolFeature(protocolFeatures, name), name);
   }
 });

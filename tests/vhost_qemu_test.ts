@@ -277,20 +277,55 @@ Deno.test("A refused region stays refused, others come and go, and the device go
 });
 
 Deno.test("Migration's start and cancel: SET_VRING_ADDR for running rings, only flags and log change", () => {
-  const offer = makeOffer({ queuePairs: 2 });
   const logAll = featureSet(["LOG_ALL"]);
-  const peer = new Peer({ ...offer, features: offer.features | logAll });
+  const peer = new Peer();
   peer.prepare();
   peer.startVring(0);
   peer.startVring(1);
   peer.dataplane.takeCalls();
-  peer.tell("SET_FEATURES", guestFeatures | logAll, { needReply: true });
+  assert.equal(peer.number("SET_LOG_BASE", { size: 0x2000n, offset: 0n }), 0n);
+  for (let pair = 0; pair < 2; pair++) peer.tell("SET_FEATURES", guestFeatures | logAll, { needReply: true });
   for (const index of [0, 1]) peer.tell("SET_VRING_ADDR", addressOf(index, 1), { needReply: true });
+  const all = ["log 0 all 1 140000", "log 1 all 1 240000"];
+  assert.deepEqual(peer.dataplane.takeCalls(), [
+    ...["log 8192@0", "log 0 all 0 140000", "log 1 all 0 240000"],
+    ...all,
+  ]);
   peer.tell("SET_FEATURES", guestFeatures);
   for (const index of [1, 0]) peer.tell("SET_VRING_ADDR", addressOf(index, 0), { needReply: true });
-  assert.deepEqual(peer.dataplane.takeCalls(), [], "nothing is reset");
+  assert.deepEqual(peer.dataplane.takeCalls(), [
+    ...["log 0 none 1 140000", "log 1 none 1 240000"],
+    ...["log 1 none 0 240000", "log 0 none 0 140000"],
+  ]);
   const { desc } = addressOf(0);
   peer.refuses("SET_VRING_ADDR", { ...addressOf(0), desc: desc + 16n }, /desc of running ring 0/);
+  peer.finish();
+});
+
+Deno.test("A device that starts again while its guest migrates logs from its first packet on", () => {
+  const features = guestFeatures | featureSet(["LOG_ALL"]);
+  const peer = new Peer();
+  peer.prepare();
+  peer.tell("SET_FEATURES", features, { needReply: true });
+  peer.tell("SET_VRING_NUM", { index: 0, num: 256 });
+  peer.tell("SET_VRING_BASE", { index: 0, num: 0 });
+  peer.tell("SET_VRING_ADDR", addressOf(0, 1), { needReply: true });
+  peer.tell("SET_VRING_KICK", 0n);
+  const config = peer.dataplane.running.get(0);
+  assert.deepEqual([config?.features, config?.flags, config?.log], [features, 1, 0x14_0000n]);
+  peer.dataplane.takeCalls();
+  assert.equal(peer.number("SET_LOG_BASE", { size: 0x2000n, offset: 0x1000n }), 0n);
+  assert.deepEqual(peer.dataplane.takeCalls(), ["log 8192@4096"]);
+  peer.refuses("SET_LOG_BASE", { size: 0n, offset: 0n }, /log of 0 bytes/);
+  peer.finish();
+});
+
+Deno.test("SEND_RARP comes before there are rings, with the address in its first six bytes", () => {
+  const peer = new Peer();
+  peer.handshake();
+  peer.dataplane.takeCalls();
+  peer.tell("SEND_RARP", 0x5634_1200_5452n);
+  assert.deepEqual(peer.dataplane.takeCalls(), ["announce 563412005452"]);
   peer.finish();
 });
 

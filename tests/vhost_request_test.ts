@@ -146,9 +146,6 @@ Deno.test("The cases above are as many as were meant", () => {
 
 Deno.test("Requests of later work are refused as long as they are not offered", () => {
   const later: FrontendRequestName[] = [
-    "SET_LOG_BASE",
-    "SET_LOG_FD",
-    "SEND_RARP",
     "IOTLB_MSG",
     "SET_VRING_ENDIAN",
     "GET_CONFIG",

@@ -36,6 +36,8 @@ const features = fc.constantFrom(
   packedFeatures | featureSet(["IN_ORDER"]),
   featureSet(["VERSION_1"]),
   guestFeatures | featureSet(["MTU"]),
+  guestFeatures | featureSet(["LOG_ALL"]),
+  packedFeatures | featureSet(["LOG_ALL"]),
   featureSet(["PROTOCOL_FEATURES"]),
   0n,
   1n << 40n,
@@ -53,7 +55,7 @@ const regions = fc.constantFrom<Region>(
   { ...dimm, gpa: (1n << 64n) - 4096n },
 );
 const shifts = fc.constantFrom(0n, 0n, 0n, 0n, 16n, 2n, 1n, 0x1000_0000n, -0x100_0000n);
-const addresses = fc.tuple(indexes, shifts, shifts, shifts, fc.constantFrom(0, 0, 1, 2)).map((
+const addresses = fc.tuple(indexes, shifts, shifts, shifts, fc.constantFrom(0, 0, 1, 1, 2)).map((
   [index, desc, avail, used, flags],
 ) => {
   const place = addressOf(index < 4 ? index : 0, flags);
@@ -67,6 +69,9 @@ const eventfds = fc.tuple(indexes, fc.constantFrom(0n, 0n, 0n, 0x100n, 0x200n)).
 const payloads: { readonly [N in FrontendRequestName]?: fc.Arbitrary<PayloadOf<N>> } = {
   SET_FEATURES: features,
   SET_MEM_TABLE: fc.array(regions, { maxLength: 3 }),
+  SET_LOG_BASE: fc.record({ size: fc.constantFrom(0x2000n, 0x1000n, 0n), offset: fc.constantFrom(0n, 4096n) }),
+  SET_LOG_FD: fc.constant(null),
+  SEND_RARP: fc.constantFrom(0x0100_0054_52n, 1n << 63n),
   SET_VRING_NUM: fc.record({ index: indexes, num: sizes }),
   SET_VRING_ADDR: addresses,
   SET_VRING_BASE: fc.record({ index: indexes, num: bases }),
@@ -74,7 +79,7 @@ const payloads: { readonly [N in FrontendRequestName]?: fc.Arbitrary<PayloadOf<N
   SET_VRING_KICK: eventfds,
   SET_VRING_CALL: eventfds,
   SET_VRING_ERR: eventfds,
-  SET_PROTOCOL_FEATURES: fc.constantFrom(0x1_a039n & makeOffer().protocolFeatures, 0n, 8n, 1n << 9n),
+  SET_PROTOCOL_FEATURES: fc.constantFrom(0x1_a03fn & makeOffer().protocolFeatures, 0n, 8n, 1n << 9n),
   SET_VRING_ENABLE: fc.record({ index: indexes, num: fc.constantFrom(0, 1, 1, 2) }),
   NET_SET_MTU: fc.constantFrom(1500n, 9000n, 0n),
   ADD_MEM_REG: regions,

@@ -180,6 +180,18 @@ export class Backend implements ChannelListener {
       case "removeRegion":
         dataplane.removeRegion(effect.region);
         break;
+      case "setLog":
+        dataplane.setLog(effect.fd, effect.size, effect.offset);
+        break;
+      case "setLogFd":
+        dataplane.setLogFd(effect.fd);
+        break;
+      case "logVring":
+        dataplane.logVring(effect.index, effect.config);
+        break;
+      case "announce":
+        dataplane.announce(effect.mac);
+        break;
       case "startVring":
         dataplane.startVring(effect.index, effect.config);
         break;

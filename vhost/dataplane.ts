@@ -51,6 +51,22 @@ export interface Dataplane {
   startVring(index: number, config: VringConfig): void;
   /** Stops a ring, after its in-flight work is complete. Returns its base, as GET_VRING_BASE answers it. */
   stopVring(index: number): number;
+  /**
+   * Marks what is written to the guest in `size` bytes of a file from `offset` on, in place of any log before; borrows
+   * the fd. Throws where the file has no such part. A want of our own is no reason to throw, since a front end may not
+   * survive it (QEMU 7.2 aborts): then rings that are to log rest, until there is a log or they need none.
+   */
+  setLog(fd: Fd, size: bigint, offset: bigint): void;
+  /** Takes over an eventfd that is signalled when something was marked. */
+  setLogFd(fd: Fd): void;
+  /** Changes what of a running ring is marked: LOG_ALL of `config.features`, `config.flags` and `config.log`. */
+  logVring(index: number, config: VringConfig): void;
+  /**
+   * Sends RARP in the guest's name, once, as soon as its first ring is up.
+   *
+   * @param mac As it lies in a frame, first byte lowest.
+   */
+  announce(mac: bigint): void;
   /** Enables or disables a ring, started or not; remembered over stop and start. */
   enableVring(index: number, enabled: boolean): void;
   /** Takes over an eventfd for a ring, started or not; `undefined` drops the one it had. */

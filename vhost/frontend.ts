@@ -49,6 +49,8 @@ const eventfdRequests = { kick: "SET_VRING_KICK", call: "SET_VRING_CALL", err: "
 
 const knownProtocolFeatures: readonly ProtocolFeatureName[] = [
   "MQ",
+  "LOG_SHMFD",
+  "RARP",
   "REPLY_ACK",
   "NET_MTU",
   "CONFIGURE_MEM_SLOTS",

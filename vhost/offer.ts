@@ -38,6 +38,7 @@ const features: Partial<Record<FeatureName, readonly (readonly FeatureName[])[]>
   INDIRECT_DESC: [],
   EVENT_IDX: [],
   PROTOCOL_FEATURES: [],
+  LOG_ALL: [],
   MRG_RXBUF: [],
   MQ: [["PROTOCOL_FEATURES"]],
   MTU: [],
@@ -59,6 +60,8 @@ const features: Partial<Record<FeatureName, readonly (readonly FeatureName[])[]>
 
 const protocolFeatures: readonly ProtocolFeatureName[] = [
   "MQ",
+  "LOG_SHMFD",
+  "RARP",
   "REPLY_ACK",
   "NET_MTU",
   "BACKEND_REQ",

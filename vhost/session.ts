@@ -19,6 +19,7 @@ import {
   configOf,
   initialVring,
   isReady,
+  logOf,
   stoppedVring,
   type VringState,
   withAddress,
@@ -43,6 +44,10 @@ export type Effect =
   | { readonly kind: "setMemory"; readonly regions: readonly Region[]; readonly fds: readonly Fd[] }
   | { readonly kind: "addRegion"; readonly region: Region; readonly fd: Fd }
   | { readonly kind: "removeRegion"; readonly region: Region }
+  | { readonly kind: "setLog"; readonly fd: Fd; readonly size: bigint; readonly offset: bigint }
+  | { readonly kind: "setLogFd"; readonly fd: Fd }
+  | { readonly kind: "logVring"; readonly index: number; readonly config: VringConfig }
+  | { readonly kind: "announce"; readonly mac: bigint }
   | { readonly kind: "startVring"; readonly index: number; readonly config: VringConfig }
   /** The base that it yields is for `afterStop`, if it is to be kept. */
   | { readonly kind: "stopVring"; readonly index: number; readonly keepBase: boolean }
@@ -103,6 +108,8 @@ const handlers: { readonly [N in RequestName]?: Handler<N> } = {
   // Deprecated; to ignore it is one of the two ways that the specification recommends.
   RESET_OWNER: unchanged,
   SET_MEM_TABLE: setMemoryTable,
+  SET_LOG_BASE: setLog,
+  SET_LOG_FD: (state, _payload, [fd]) => ({ state, effects: [{ kind: "setLogFd", fd: fd! }] }),
   SET_VRING_NUM: (state, { index, num }) => configured(state, withSize(vringOf(state, index), num)),
   SET_VRING_ADDR: (state, address) => configured(state, withAddress(vringOf(state, address.index), address)),
   SET_VRING_BASE: (state, { index, num }) => configured(state, withBase(vringOf(state, index), num)),
@@ -114,6 +121,7 @@ const handlers: { readonly [N in RequestName]?: Handler<N> } = {
   SET_PROTOCOL_FEATURES: setProtocolFeatures,
   GET_QUEUE_NUM: (state) => answered(state, () => BigInt(state.offer.queuePairs)),
   SET_VRING_ENABLE: enableVring,
+  SEND_RARP: (state, payload) => ({ state, effects: [{ kind: "announce", mac: payload & macMask }] }),
   NET_SET_MTU: setMtu,
   SET_BACKEND_REQ_FD: (state, _payload, [fd]) => ({ state, effects: [{ kind: "keepRequestSocket", fd: fd! }] }),
   RESET_DEVICE: resetDevice,
@@ -142,8 +150,15 @@ function withVring(state: SessionState, vring: VringState): SessionState {
   return { ...state, vrings: state.vrings.with(vring.index, vring) };
 }
 
-/** Takes a ring's new configuration over, and starts the ring if that was all it waited for. */
+/** The address is the payload's first six bytes (vhost-user, SEND_RARP). */
+const macMask = 0xffff_ffff_ffffn;
+
+/**
+ * Takes a ring's new configuration over, and starts the ring if that was all it waited for. Of one that runs, what it
+ * logs is all that may be new.
+ */
 function configured(before: SessionState, vring: VringState): Step<never> {
+  if (vring.running !== undefined) return logged(before, vring, vring.running);
   const state = withVring(before, vring);
   if (state.features === undefined || !isReady(vring)) return { state, effects: [] };
   if (state.memory.regions.length === 0) {
@@ -157,6 +172,24 @@ function configured(before: SessionState, vring: VringState): Step<never> {
     state: withVring(state, { ...vring, running: config }),
     effects: [{ kind: "startVring", index: vring.index, config }],
   };
+}
+
+function logged(before: SessionState, vring: VringState, running: VringConfig): Step<never> {
+  const { features = 0n } = before;
+  const config = { ...running, ...logOf(vring, running, features) };
+  const state = withVring(before, { ...vring, running: config });
+  const same = config.features === running.features && config.flags === running.flags && config.log === running.log;
+  return { state, effects: same ? [] : [{ kind: "logVring", index: vring.index, config }] };
+}
+
+/** The log in force stays until another replaces it: QEMU tells of no end. */
+function setLog(
+  state: SessionState,
+  { size, offset }: { size: bigint; offset: bigint },
+  [fd]: readonly Fd[],
+): Step<never> {
+  if (size === 0n) throw new RefusedError("log of 0 bytes: give 8 for each 256 KiB of guest memory");
+  return { state, effects: [{ kind: "setLog", fd: fd!, size, offset }] };
 }
 
 /** Does one thing after the other. */

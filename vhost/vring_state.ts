@@ -11,7 +11,7 @@
 import type { VringConfig } from "./dataplane.ts";
 import { RefusedError } from "./error.ts";
 import type { MemoryTable } from "./memory_table.ts";
-import { hasFeature, limits, vringAddressFlags } from "./spec.ts";
+import { featureSet, hasFeature, limits, vringAddressFlags } from "./spec.ts";
 import type { Value, vringAddress } from "./wire.ts";
 
 /** As in SET_VRING_ADDR. */
@@ -127,6 +127,17 @@ export function configOf(vring: VringState, features: bigint, memory: MemoryTabl
     flags: address.flags,
     log: address.log,
   };
+}
+
+/** What a running ring is to log by now, as its configuration says it. */
+export function logOf(
+  vring: VringState,
+  running: VringConfig,
+  features: bigint,
+): Pick<VringConfig, "features" | "flags" | "log"> {
+  const bit = featureSet(["LOG_ALL"]);
+  const { flags, log } = vring.address ?? running;
+  return { features: running.features & ~bit | features & bit, flags, log };
 }
 
 function checkFormat(index: number, size: number, base: number, packed: boolean): void {

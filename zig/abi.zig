@@ -266,6 +266,8 @@ pub const VringBroken = enum(u32) {
     call_blocked = 5,
     /// The interface of an uplink was deleted.
     interface_gone = 6,
+    /// The guest migrates, and there is nothing to note what we write to it in: until there is, or that is over.
+    no_log = 7,
 };
 
 /// Counters of one vring since its port was opened, and, summed, of a port's direction.
@@ -313,9 +315,14 @@ pub const VringStats = extern struct {
     checksums: u64,
     /// From an uplink: packets that became part of the one before, which alone counts in `packets`.
     merged: u64,
+    /// Pages of guest memory that were marked as written while the guest migrates, each once until its front end has
+    /// taken note.
+    log_pages: u64,
+    /// fromGuest: gratuitous ARP, and RARP that was sent for the guest: it says where it is.
+    announcements: u64,
 
     comptime {
-        assertShape(VringStats, 23 * 8);
+        assertShape(VringStats, 25 * 8);
     }
 };
 

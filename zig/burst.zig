@@ -7,8 +7,10 @@
 const builtin = @import("builtin");
 const std = @import("std");
 const abi = @import("abi.zig");
+const announcement_file = @import("announcement.zig");
 const chain = @import("chain.zig");
 const copy_file = @import("copy.zig");
+const DirtyLog = @import("dirty_log.zig").DirtyLog;
 const frame_file = @import("frame.zig");
 const net_header = @import("net_header.zig");
 const segment_file = @import("segment.zig");
@@ -59,6 +61,8 @@ pub const Burst = struct {
     frames: [frames_max]Frame,
     /// Of those frames that are to go out changed.
     fronts: [frames_max][front_bytes_max]u8,
+    /// One that we send in a guest's name.
+    announcement: [announcement_file.frame_bytes]u8,
     /// Front and rest of those that were one segment.
     halves: [frames_max][2]Segment,
     count: u32,
@@ -124,6 +128,7 @@ pub const Burst = struct {
         burst.head_count = 0;
         burst.source.used = 0;
         burst.steps = 0;
+        if (vring.announces()) return burst.announce(vring);
         switch (vring.format) {
             .split => burst.collectFrom(vring, &vring.ring.split, some, chains_max),
             .packed_ring => burst.collectFrom(vring, &vring.ring.packed_ring, some, chains_max),
@@ -150,6 +155,24 @@ pub const Burst = struct {
             burst.addChain(vring, ring, entry) catch |reason| return vring.breakBy(reason);
             if (burst.steps >= collect_steps_max or burst.source.left() < chain_bytes_max + 2 * frames_max) return;
         }
+    }
+
+    /// A burst of one frame that the guest did not send, but would have.
+    noinline fn announce(burst: *Burst, vring: *Vring) void {
+        vring.announce_count -= 1;
+        vring.stats.announcements += 1;
+        announcement_file.write(&burst.announcement, vring.announce_mac);
+        const segments = burst.source.items[1..2];
+        segments[0] = .{ .base = &burst.announcement, .len = burst.announcement.len };
+        burst.source.used = 2;
+        burst.frames[0] = .{
+            .segments = segments,
+            .len = burst.announcement.len,
+            .behind_header = false,
+            .header = net_header.plain,
+            .ethernet = burst.announcement[0..ethernet_bytes].*,
+        };
+        burst.count = 1;
     }
 
     inline fn returnLater(burst: *Burst, id: u16, count: u32) void {
@@ -227,10 +250,12 @@ pub const Burst = struct {
 
     /// Gives every head back. The sender sees them at once.
     pub fn giveBack(burst: *Burst, vring: *Vring) Used {
-        return switch (vring.format) {
+        const used = switch (vring.format) {
             .split => burst.giveBackTo(&vring.ring.split),
             .packed_ring => burst.giveBackTo(&vring.ring.packed_ring),
         };
+        vring.markUsed(used);
+        return used;
     }
 
     fn giveBackTo(burst: *Burst, ring: anytype) Used {
@@ -283,12 +308,14 @@ pub const Burst = struct {
             if (!placed) break;
             left &= left - 1;
         }
-        targets.fill();
+        targets.fill(vring);
         const drop = if (vring.isBroken()) &vring.stats.drop_link_down else &vring.stats.drop_no_buffer;
         drop.* += @popCount(left);
         burst.left = left;
         counts.commit(&vring.stats);
-        return ring.flush();
+        const used = ring.flush();
+        vring.markUsed(used);
+        return used;
     }
 
     /// One frame into a guest, unless it has to be dropped. False: there is no buffer.
@@ -323,7 +350,7 @@ pub const Burst = struct {
             }
             if (targets.count == 0) break;
             // What lies in the guest's memory now may lie in its ring: look at the entry again.
-            targets.fill();
+            targets.fill(vring);
         }
         if (burst.steps >= deliver_steps_max) return false;
         if (try burst.scatter(vring, ring, mergeable, frame)) counts.add(frame);
@@ -342,7 +369,7 @@ pub const Burst = struct {
         targets: *Targets,
         counts: *Counts,
     ) vring_entry.Broken!bool {
-        targets.fill();
+        targets.fill(vring);
         burst.cut.init(frame, spec.has(vring.config.features, spec.Feature.guest_csum)) catch {
             vring.stats.drop_bad_gso += 1;
             return true;
@@ -351,7 +378,7 @@ pub const Burst = struct {
         var done: u32 = 0;
         pieces: while (done < total) {
             burst.cut.next(&burst.pieces);
-            defer targets.fill();
+            defer targets.fill(vring);
             for (burst.pieces.frames[0..burst.pieces.count]) |*piece| {
                 const placed = try burst.place(vring, ring, mergeable, piece, plain_bytes_max, targets, counts);
                 if (!placed) break :pieces;
@@ -410,6 +437,7 @@ pub const Burst = struct {
         var sink: chain.Cursor = .{ .segments = burst.sink.items[0..burst.sink.used] };
         copyBytes(&sink, std.mem.asBytes(&header)[0..vring.header_bytes]);
         for (frame.segments) |segment| copyBytes(&sink, segment.base[0..segment.len]);
+        if (vring.buffer_log) |log| vring.markBuffers(log, burst.sink.items[0..burst.sink.used]);
         var left = need;
         for (burst.gathered[0..count]) |each| {
             const len = @min(left, each.capacity);
@@ -452,7 +480,7 @@ const Targets = struct {
     }
 
     /// By itself, so that its loop has the registers.
-    noinline fn fill(targets: *Targets) void {
+    noinline fn fill(targets: *Targets, vring: *Vring) void {
         @setRuntimeSafety(false);
         for (targets.items[0..targets.count]) |*target| {
             if (target.source) |source| {
@@ -462,7 +490,15 @@ const Targets = struct {
                 copyFrame(target.base + full_header_bytes, target.frame.segments);
             }
         }
+        if (vring.buffer_log) |log| targets.mark(vring, log);
         targets.count = 0;
+    }
+
+    noinline fn mark(targets: *const Targets, vring: *Vring, log: *DirtyLog) void {
+        var written: [frames_max]Segment = undefined;
+        const items = targets.items[0..targets.count];
+        for (items, written[0..items.len]) |*target, *segment| segment.* = .{ .base = target.base, .len = target.need };
+        vring.markBuffers(log, written[0..items.len]);
     }
 };
 

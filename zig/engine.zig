@@ -8,6 +8,7 @@ const std = @import("std");
 const abi = @import("abi.zig");
 const Burst = @import("burst.zig").Burst;
 const fault = @import("fault.zig");
+const DirtyLog = @import("dirty_log.zig").DirtyLog;
 const DriverQueue = @import("driver_queue.zig").DriverQueue;
 const generator = @import("generator.zig");
 const Guest = @import("guest.zig").Guest;
@@ -17,6 +18,7 @@ const port_file = @import("port.zig");
 const Port = port_file.Port;
 const switch_file = @import("switch.zig");
 const Switch = switch_file.Switch;
+const spec = @import("spec.zig");
 const sys = @import("sys.zig");
 const Uplink = @import("uplink.zig").Uplink;
 const UplinkQueue = @import("uplink_queue.zig").UplinkQueue;
@@ -27,6 +29,9 @@ const Table = memory_file.Table;
 
 /// Of frames of ours, where nothing was said: testpmd's.
 const lane_frame_bytes = 64;
+
+/// In a guest's name, that wait for its ring: more is a front end that does not stop.
+const announcements_max = 64;
 
 /// A worker that does not reach the end of its burst in this time has lost its core for good.
 const hold_ns = 5_000_000_000;
@@ -136,12 +141,17 @@ pub const Engine = struct {
         port.memory.swap(empty);
         for (port.vrings) |*vring| {
             vring.enabled = false;
+            vring.announce_count = 0;
             for ([_]abi.VringFd{ .kick, .call, .err }) |kind| replaceFd(vring, kind, -1);
         }
         port.mtu = port.mtu_opened;
+        const log = port.log;
+        port.log = null;
+        replace(&port.log_bell, -1);
         engine.fabric.macs.forget(port.number);
         engine.release();
         empty.destroy();
+        if (log) |one| one.destroy();
     }
 
     /// `mtu` 0: back to what the port was opened with.
@@ -149,6 +159,16 @@ pub const Engine = struct {
         try engine.hold();
         port.mtu = if (mtu == 0) port.mtu_opened else mtu;
         engine.release();
+    }
+
+    /// Says in the guest's name where it is, once, as soon as its first ring is up.
+    pub fn announce(engine: *Engine, port: *Port, mac: u64) Error!void {
+        if (mac >> 48 != 0) return error.InvalidArgument;
+        try engine.hold();
+        defer engine.release();
+        const vring = &port.vrings[1];
+        vring.announce_mac = mac;
+        vring.announce_count = @min(vring.announce_count + 1, announcements_max);
     }
 
     pub fn setLane(engine: *Engine, port: *Port, lane: abi.Lane) Error!void {
@@ -232,7 +252,8 @@ pub const Engine = struct {
             _ = vring.stop() catch unreachable;
             return reason;
         };
-        if (port.memory.isFaulty()) vring.breakBy(error.MemoryFault);
+        vring.adoptLog(port.log);
+        port.breakIfFaulty();
         engine.fabric.refresh();
     }
 
@@ -256,10 +277,7 @@ pub const Engine = struct {
     /// Takes `fd` over (-1: none). A new call fd on a running ring is signalled once: what was
     /// signalled before it came went to nobody.
     pub fn setVringFd(engine: *Engine, vring: *Vring, kind: abi.VringFd, fd: i32) Error!void {
-        if (fd >= 0) {
-            if (!sys.isEventfd(fd)) return error.WrongFd;
-            try sys.setNonblocking(fd);
-        }
+        try checkEventfd(fd);
         try engine.hold();
         defer engine.release();
         const worker = if (kind == .kick) engine.workerOf(vring) else null;
@@ -269,10 +287,65 @@ pub const Engine = struct {
         if (kind == .call and fd >= 0 and vring.started) _ = sys.eventfdSignal(fd);
     }
 
+    fn checkEventfd(fd: i32) Error!void {
+        if (fd < 0) return;
+        if (!sys.isEventfd(fd)) return error.WrongFd;
+        try sys.setNonblocking(fd);
+    }
+
     fn replaceFd(vring: *Vring, kind: abi.VringFd, fd: i32) void {
-        const slot = vring.fdOf(kind);
+        replace(vring.fdOf(kind), fd);
+    }
+
+    fn replace(slot: *i32, fd: i32) void {
         if (slot.* >= 0) sys.close(slot.*);
         slot.* = fd;
+    }
+
+    /// Marks go to this part of a file from now on, of all rings whose front end wants them; the fd is only borrowed. A
+    /// log in its place is gone afterwards: what was marked there is the front end's.
+    pub fn setLog(engine: *Engine, port: *Port, fd: i32, offset: u64, bytes: u64) Error!void {
+        const log: *DirtyLog = try .create(fd, offset, bytes);
+        errdefer log.destroy();
+        try engine.swapLog(port, log);
+    }
+
+    /// Rings whose front end wants marks rest from now on.
+    pub fn dropLog(engine: *Engine, port: *Port) Error!void {
+        try engine.swapLog(port, null);
+    }
+
+    fn swapLog(engine: *Engine, port: *Port, log: ?*DirtyLog) Error!void {
+        try engine.hold();
+        const before = port.log;
+        port.log = log;
+        if (log) |one| one.bell = port.log_bell;
+        port.adoptLog();
+        engine.fabric.refresh();
+        engine.release();
+        if (before) |one| one.destroy();
+    }
+
+    /// Takes `fd` over, an eventfd (-1: none).
+    pub fn setLogBell(engine: *Engine, port: *Port, fd: i32) Error!void {
+        try checkEventfd(fd);
+        try engine.hold();
+        defer engine.release();
+        replace(&port.log_bell, fd);
+        if (port.log) |log| log.bell = fd;
+    }
+
+    /// What of a running ring is to be marked, and where: LOG_ALL of `features`, `flags` and `log_gpa`.
+    pub fn setVringLog(engine: *Engine, port: *Port, vring: *Vring, config: abi.VringConfig) Error!void {
+        if (!vring.started or vring.peer != .guest) return error.NotStarted;
+        try engine.hold();
+        defer engine.release();
+        const bit = @as(u64, 1) << spec.Feature.log_all;
+        vring.config.features = vring.config.features & ~bit | config.features & bit;
+        vring.config.flags = config.flags;
+        vring.config.log_gpa = config.log_gpa;
+        vring.adoptLog(port.log);
+        engine.fabric.refresh();
     }
 
     /// Workers are held.
@@ -377,8 +450,8 @@ pub const Engine = struct {
         if (engine.worker_count > 0 or !port.isFromGuest(vring)) return error.InvalidArgument;
         if (!vring.started or vring.isBroken()) return false;
         if (wanted) vring.arm() else vring.disarm();
-        switch_file.fence();
-        return vring.pending();
+        sys.fence();
+        return vring.pending() or vring.announces();
     }
 
     fn ownBurst(engine: *Engine) Error!*Burst {
@@ -405,6 +478,8 @@ pub const Engine = struct {
 
     fn discard(port: *Port) void {
         port.memory.unmapAll();
+        if (port.log) |log| log.destroy();
+        replace(&port.log_bell, -1);
         port.destroy();
     }
 

@@ -175,6 +175,33 @@ pub export fn port_remove_region(handle: u32, number: u32, region: *const abi.Re
     return 0;
 }
 
+/// Marks what is written to the guest in `size_bytes` of a file, borrowed, from `mmap_offset` of `part` on; -1: rings
+/// whose front end wants marks rest.
+pub export fn port_set_log(handle: u32, number: u32, part: *const abi.Region, fd: i32) i32 {
+    const place = portOf(handle, number) orelse return status(.no_such_handle);
+    if (fd < 0) {
+        place.engine.dropLog(place.port) catch |reason| return failure(reason);
+    } else {
+        place.engine.setLog(place.port, fd, part.mmap_offset, part.size_bytes) catch |reason| return failure(reason);
+    }
+    return 0;
+}
+
+/// An eventfd to be signalled when pages were marked. On success it belongs to the port; -1 drops the one it had.
+pub export fn port_set_log_bell(handle: u32, number: u32, fd: i32) i32 {
+    const place = portOf(handle, number) orelse return status(.no_such_handle);
+    place.engine.setLogBell(place.port, fd) catch |reason| return failure(reason);
+    return 0;
+}
+
+/// Says in the guest's name where it is, by RARP, as soon as its first ring is up. The MAC address as it lies in a
+/// frame: the first four bytes in `low`, the others in `high`.
+pub export fn port_announce(handle: u32, number: u32, low: u32, high: u32) i32 {
+    const place = portOf(handle, number) orelse return status(.no_such_handle);
+    place.engine.announce(place.port, @as(u64, high) << 32 | low) catch |reason| return failure(reason);
+    return 0;
+}
+
 /// Counters of one direction, summed over the rings: 0 toGuest, 1 fromGuest.
 pub export fn port_stats(handle: u32, number: u32, direction: u32, stats: *abi.VringStats) i32 {
     const place = portOf(handle, number) orelse return status(.no_such_handle);
@@ -187,6 +214,13 @@ pub export fn port_stats(handle: u32, number: u32, direction: u32, stats: *abi.V
 pub export fn vring_start(handle: u32, number: u32, index: u32, config: *const abi.VringConfig) i32 {
     const place = vringOf(handle, number, index) orelse return status(.no_such_handle);
     place.engine.startVring(place.port, place.vring, config.*) catch |reason| return failure(reason);
+    return 0;
+}
+
+/// What of a running ring is to be marked: LOG_ALL of `features`, `flags` and `log_gpa` of `config`.
+pub export fn vring_set_log(handle: u32, number: u32, index: u32, config: *const abi.VringConfig) i32 {
+    const place = vringOf(handle, number, index) orelse return status(.no_such_handle);
+    place.engine.setVringLog(place.port, place.vring, config.*) catch |reason| return failure(reason);
     return 0;
 }
 

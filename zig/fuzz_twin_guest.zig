@@ -338,7 +338,7 @@ pub fn TwinGuest(comptime Driver: type) type {
         pub fn publish(self: *Self, index: u32) void {
             const ring = &self.rings[index];
             const shown = ring.driver.publish();
-            switch_file.fence();
+            sys.fence();
             if (!shown.any) return;
             const wanted = ring.driver.wantsKick(shown);
             self.run.expect(wanted or !ring.asleep, "the device sleeps and gets no kick", .{});
@@ -352,7 +352,7 @@ pub fn TwinGuest(comptime Driver: type) type {
             for (self.rings, 0..) |*ring, index| {
                 if (random.once(2)) {
                     ring.driver.arm();
-                    switch_file.fence();
+                    sys.fence();
                     ring.dozing = !ring.driver.pending();
                     ring.calls_off = false;
                 } else {
@@ -363,7 +363,7 @@ pub fn TwinGuest(comptime Driver: type) type {
                 if (index % 2 == 0) continue;
                 ring.kicks_off = random.once(2);
                 if (ring.kicks_off) ring.vring.disarm() else ring.vring.arm();
-                switch_file.fence();
+                sys.fence();
                 ring.asleep = !ring.kicks_off and !ring.vring.pending();
             }
         }

@@ -10,7 +10,6 @@ const driver_entry = @import("driver_entry.zig");
 const DriverPacked = @import("driver_packed.zig").DriverPacked;
 const DriverQueue = @import("driver_queue.zig").DriverQueue;
 const DriverSplit = @import("driver_split.zig").DriverSplit;
-const fence = @import("switch.zig").fence;
 const guest_frame = @import("guest_frame.zig");
 const Inspector = @import("guest_inspector.zig").Inspector;
 const Offload = @import("guest_offload.zig").Offload;
@@ -544,7 +543,7 @@ pub const Guest = struct {
     fn show(guest: *Guest, side: anytype, index: u32) void {
         const shown = side.ring.publish();
         if (!shown.any) return;
-        fence();
+        sys.fence();
         if (side.ring.wantsKick(shown)) {
             _ = sys.eventfdSignal(guest.bells[index].kick);
             side.stats.kicks += 1;
@@ -583,7 +582,7 @@ pub const Guest = struct {
             if (receiving) lane.receiver.side.ring.arm();
             if ((lane.sender.idleCount() == 0)) lane.sender.side.ring.arm();
         }
-        fence();
+        sys.fence();
         const pending = for (lanes) |*lane| {
             if (lane.broken) continue;
             if (receiving and lane.receiver.side.ring.pending()) break true;

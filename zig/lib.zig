@@ -13,11 +13,13 @@ export fn abi_hash() u64 {
 
 test {
     _ = @import("action.zig");
+    _ = @import("announcement.zig");
     _ = @import("chain.zig");
     _ = @import("checksum.zig");
     _ = @import("connection.zig");
     _ = @import("copy.zig");
     _ = @import("core_distance.zig");
+    _ = @import("dirty_log.zig");
     _ = @import("driver_entry.zig");
     _ = @import("driver_packed.zig");
     _ = @import("driver_split.zig");

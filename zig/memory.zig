@@ -78,6 +78,20 @@ pub const Memory = struct {
         return .{ .base = row.host + offset, .len = @min(len, row.size - offset) };
     }
 
+    /// The guest's address of what was found by `translate` or `span` in this table.
+    pub fn addressOf(memory: *const Memory, base: [*]const u8, hint: *u32) u64 {
+        const likely = &memory.rows[hint.*];
+        const behind = @intFromPtr(base) -% @intFromPtr(likely.host);
+        if (behind < likely.size) return likely.gpa + behind;
+        for (memory.rows[0..memory.count], 0..) |*row, i| {
+            const offset = @intFromPtr(base) -% @intFromPtr(row.host);
+            if (offset >= row.size) continue;
+            hint.* = @intCast(i);
+            return row.gpa + offset;
+        }
+        unreachable;
+    }
+
     /// Copies guest bytes out, whatever regions they straddle. False: not all of them are mapped.
     pub fn read(memory: *const Memory, gpa: u64, bytes: []u8, hint: *u32) bool {
         var done: usize = 0;

@@ -5,6 +5,7 @@
 
 const std = @import("std");
 const chain = @import("chain.zig");
+const Marking = @import("dirty_log.zig").Marking;
 const packed_place = @import("packed_place.zig");
 const spec = @import("spec.zig");
 const vring_entry = @import("vring_entry.zig");
@@ -135,6 +136,22 @@ pub const Packed = struct {
         ring.any = false;
         @atomicStore(u64, ring.wordAt(ring.first_place.index), ring.first_word, .release);
         return .{ .from = ring.first_place.word(), .to = ring.used.word(), .any = true };
+    }
+
+    /// Marks what a flush wrote, in descriptors that the log knows at `gpa`.
+    pub fn markUsed(ring: *const Packed, marking: *Marking, gpa: u64, used: Used) void {
+        const from: Place = .of(used.from);
+        const to: Place = .of(used.to);
+        const begin = 16 * @as(u64, from.index);
+        const end = 16 * @as(u64, to.index);
+        if (from.wrap == to.wrap) return marking.add(gpa +% begin, end - begin);
+        marking.add(gpa +% begin, 16 * @as(u64, ring.size) - begin);
+        marking.add(gpa, end);
+    }
+
+    /// Marks what `arm` and `disarm` write, in a device area that the log knows at `gpa`.
+    pub fn markEvent(_: *const Packed, marking: *Marking, gpa: u64) void {
+        marking.add(gpa, @sizeOf(spec.Event));
     }
 
     /// Whether the driver wants a call for what `flush` showed it (2.8.10). A full fence lies

@@ -7,7 +7,7 @@ const burst_file = @import("burst.zig");
 const net_header = @import("net_header.zig");
 const queue_burst = @import("queue_burst.zig");
 const spec = @import("spec.zig");
-const switch_file = @import("switch.zig");
+const sys = @import("sys.zig");
 const Used = @import("vring_entry.zig").Used;
 const Vring = @import("vring.zig").Vring;
 
@@ -89,7 +89,7 @@ fn frameOf(arena: []u8, packet: abi.Packet, segment: *burst_file.Segment) Error!
 /// The fence orders what was used before the driver's wish for calls (virtio 2.7.13, 2.8.21).
 fn notify(vring: *Vring, used: Used) void {
     if (!used.any) return;
-    switch_file.fence();
+    sys.fence();
     vring.notify(used);
 }
 

@@ -3,6 +3,7 @@
 
 const std = @import("std");
 const abi = @import("abi.zig");
+const DirtyLog = @import("dirty_log.zig").DirtyLog;
 const Memory = @import("memory.zig").Memory;
 const sys = @import("sys.zig");
 const Vring = @import("vring.zig").Vring;
@@ -20,6 +21,10 @@ pub const Port = struct {
     /// Of a port that drives the rings of a `Guest`: that they are in use there. null: it serves a guest.
     driven: ?*bool,
     memory: Memory,
+    /// While the guest migrates.
+    log: ?*DirtyLog,
+    /// Eventfd of the front end's, to be signalled when there is something new in the log, or -1.
+    log_bell: i32,
     vrings: []align(64) Vring,
     /// The toGuest rings that are up, by queue. Rebuilt while workers are paused.
     receivers: [abi.queue_pairs_max]*Vring,
@@ -36,13 +41,15 @@ pub const Port = struct {
         port.lane = std.mem.zeroes(abi.Lane);
         port.driven = null;
         port.memory.init();
+        port.log = null;
+        port.log_bell = -1;
         port.receiver_count = 0;
         port.vrings = try allocator.alignedAlloc(Vring, .@"64", 2 * config.queue_pairs);
         for (port.vrings) |*vring| vring.init(&port.memory, attention);
         return port;
     }
 
-    /// Closes eventfds; the memory must be empty by then.
+    /// Closes eventfds; memory and log must be gone by then.
     pub fn destroy(port: *Port) void {
         for (port.vrings) |*vring| {
             for ([_]i32{ vring.kick, vring.call, vring.err }) |fd| if (fd >= 0) sys.close(fd);
@@ -78,10 +85,18 @@ pub const Port = struct {
         return total;
     }
 
-    /// The front end truncated a file: no ring of this port can go on.
-    pub fn breakAll(port: *Port) void {
+    /// If the front end truncated a file, no ring of this port can go on. Any thread.
+    pub fn breakIfFaulty(port: *Port) void {
+        const logless = if (port.log) |log| log.isFaulty() else false;
+        if (!logless and !port.memory.isFaulty()) return;
         for (port.vrings) |*vring| {
-            if (vring.started and vring.broken.load(.monotonic) == 0) vring.breakBy(error.MemoryFault);
+            if (!vring.started or vring.isBroken()) continue;
+            if (port.memory.isFaulty()) vring.breakBy(error.MemoryFault) else vring.loseLog();
         }
+    }
+
+    /// Every ring marks in the log there is. Workers are held.
+    pub fn adoptLog(port: *Port) void {
+        for (port.vrings) |*vring| vring.adoptLog(port.log);
     }
 };

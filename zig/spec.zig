@@ -16,6 +16,7 @@ pub const Feature = struct {
     pub const host_ecn: u6 = 13;
     pub const host_ufo: u6 = 14;
     pub const mrg_rxbuf: u6 = 15;
+    pub const log_all: u6 = 26;
     pub const indirect_desc: u6 = 28;
     pub const event_idx: u6 = 29;
     pub const version_1: u6 = 32;
@@ -29,6 +30,9 @@ pub const Feature = struct {
 pub fn has(features: u64, bit: u6) bool {
     return features >> bit & 1 != 0;
 }
+
+/// Flag of SET_VRING_ADDR: what is written to the used area is to be logged.
+pub const vring_log: u32 = 1;
 
 /// Descriptor flags (2.7.5, 2.8.1).
 pub const desc_next: u16 = 1;

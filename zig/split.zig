@@ -6,6 +6,7 @@
 const std = @import("std");
 const chain = @import("chain.zig");
 const copy = @import("copy.zig").copy;
+const Marking = @import("dirty_log.zig").Marking;
 const Memory = @import("memory.zig").Memory;
 const spec = @import("spec.zig");
 const vring_entry = @import("vring_entry.zig");
@@ -15,6 +16,9 @@ const Chain = vring_entry.Chain;
 const Entry = vring_entry.Entry;
 const Layout = vring_entry.Layout;
 const Used = vring_entry.Used;
+
+/// In the used area, behind flags and index.
+const elements_at = 4;
 
 /// Used elements go out in stores this many at a time.
 const shadow_max = 64;
@@ -56,8 +60,8 @@ pub const Split = struct {
         ring.desc = @ptrCast(@alignCast(desc));
         ring.avail = @ptrCast(@alignCast(avail));
         ring.used = @ptrCast(@alignCast(used));
-        ring.elements = @ptrCast(@alignCast(used + 4));
-        ring.avail_event = @ptrCast(@alignCast(used + 4 + 8 * ring.size));
+        ring.elements = @ptrCast(@alignCast(used + elements_at));
+        ring.avail_event = @ptrCast(@alignCast(used + elements_at + 8 * ring.size));
     }
 
     /// Sets the cursors of a placed ring. The used index is the driver's copy: what was used stays
@@ -157,6 +161,21 @@ pub const Split = struct {
             ring.used_idx = ring.next_used;
         }
         return used;
+    }
+
+    /// Marks what a flush wrote, in a used area that the log knows at `gpa`.
+    pub fn markUsed(ring: *const Split, marking: *Marking, gpa: u64, used: Used) void {
+        const at = used.from & (ring.size - 1);
+        const count = used.to -% used.from;
+        const first = @min(count, ring.size - at);
+        marking.add(gpa, elements_at);
+        marking.add(gpa +% elements_at + 8 * @as(u64, at), 8 * @as(u64, first));
+        marking.add(gpa +% elements_at, 8 * @as(u64, count - first));
+    }
+
+    /// Marks what `arm` and `disarm` write.
+    pub fn markEvent(ring: *const Split, marking: *Marking, gpa: u64) void {
+        if (ring.event_idx) marking.add(gpa +% elements_at + 8 * @as(u64, ring.size), 2) else marking.add(gpa, 2);
     }
 
     /// Whether the driver wants a call for what `flush` showed it (2.7.7.2). A full fence lies

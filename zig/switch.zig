@@ -2,11 +2,13 @@
 
 const std = @import("std");
 const abi = @import("abi.zig");
+const isGratuitous = @import("announcement.zig").isGratuitous;
 const burst_file = @import("burst.zig");
 const flow = @import("flow.zig");
 const MacTable = @import("mac_table.zig").MacTable;
 const Port = @import("port.zig").Port;
 const queue_burst = @import("queue_burst.zig");
+const sys = @import("sys.zig");
 const Used = @import("vring_entry.zig").Used;
 const Vring = @import("vring.zig").Vring;
 
@@ -56,20 +58,11 @@ pub const Notices = struct {
     /// The fence orders what was used before the driver's wish for calls (virtio 2.7.13, 2.8.21).
     pub fn send(notices: *Notices) void {
         if (notices.count == 0) return;
-        fence();
+        sys.fence();
         for (notices.items[0..notices.count]) |notice| notice.vring.notify(notice.used);
         notices.count = 0;
     }
 };
-
-/// A full barrier between this thread's stores and its later loads.
-pub inline fn fence() void {
-    switch (@import("builtin").cpu.arch) {
-        .x86_64 => asm volatile ("lock orq $0, (%%rsp)" ::: .{ .memory = true }),
-        .aarch64 => asm volatile ("dmb ish" ::: .{ .memory = true }),
-        else => |arch| @compileError("no full barrier known for " ++ @tagName(arch)),
-    }
-}
 
 pub const Switch = struct {
     macs: MacTable,
@@ -99,8 +92,7 @@ pub const Switch = struct {
     /// Breaks the rings of every port whose memory was truncated. Any thread.
     pub fn breakFaulty(self: *Switch) void {
         for (self.ports) |each| {
-            const port = each orelse continue;
-            if (port.memory.isFaulty()) port.breakAll();
+            if (each) |port| port.breakIfFaulty();
         }
     }
 
@@ -172,6 +164,7 @@ pub const Switch = struct {
             }
         }
         if (!reached) input.vring.stats.drop_no_port += @popCount(mask);
+        input.vring.stats.announcements += announcements(burst, mask);
     }
 
     fn learn(self: *Switch, input: *Input, frame: *const Frame, now_ms: u32) void {
@@ -206,6 +199,13 @@ fn sameAsFirst(numbers: *const [burst_file.frames_max]u32, mask: Mask) Mask {
     const all: @Vector(burst_file.frames_max, u32) = numbers.*;
     const first: @TypeOf(all) = @splat(numbers[@ctz(mask)]);
     return mask & @as(Mask, @bitCast(all == first));
+}
+
+fn announcements(burst: *const Burst, mask: Mask) u32 {
+    var count: u32 = 0;
+    var left = mask;
+    while (left != 0) : (left &= left - 1) count += @intFromBool(isGratuitous(&burst.frames[@ctz(left)]));
+    return count;
 }
 
 fn hashesOf(burst: *const Burst, mask: Mask) [burst_file.frames_max]u32 {

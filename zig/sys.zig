@@ -665,6 +665,15 @@ pub fn sleep(duration_ns: u64) void {
     _ = linux.nanosleep(&duration, null);
 }
 
+/// A full barrier between this thread's stores and its later loads.
+pub inline fn fence() void {
+    switch (builtin.cpu.arch) {
+        .x86_64 => asm volatile ("lock orq $0, (%%rsp)" ::: .{ .memory = true }),
+        .aarch64 => asm volatile ("dmb ish" ::: .{ .memory = true }),
+        else => |arch| @compileError("no full barrier known for " ++ @tagName(arch)),
+    }
+}
+
 /// A counter of constant rate that is cheap to read.
 pub inline fn cycles() u64 {
     if (builtin.cpu.arch == .x86_64) {

@@ -5,6 +5,8 @@
 
 const std = @import("std");
 const abi = @import("abi.zig");
+const Segment = @import("chain.zig").Segment;
+const DirtyLog = @import("dirty_log.zig").DirtyLog;
 const DriverQueue = @import("driver_queue.zig").DriverQueue;
 const Memory = @import("memory.zig").Memory;
 const Packed = @import("packed.zig").Packed;
@@ -48,6 +50,12 @@ pub const Vring = struct {
     err: i32,
     /// The engine's eventfd, signalled when the ring breaks.
     attention: i32,
+    /// Where what we write into the guest's buffers is marked, and what we write into the ring, while it migrates.
+    buffer_log: ?*DirtyLog,
+    used_log: ?*DirtyLog,
+    /// Of a ring from a guest: so often we are to say where it is, in its name, as soon as the ring is up.
+    announce_count: u32,
+    announce_mac: u64,
     /// Of a ring from a guest on a lane: frames of ours that are to go first, and the flow of the next one.
     first: u32,
     flow: u32,
@@ -72,6 +80,10 @@ pub const Vring = struct {
             .call = -1,
             .err = -1,
             .attention = attention,
+            .buffer_log = null,
+            .used_log = null,
+            .announce_count = 0,
+            .announce_mac = 0,
             .first = 0,
             .flow = 0,
             .peer = .guest,
@@ -146,6 +158,9 @@ pub const Vring = struct {
         if (!vring.started) return error.NotStarted;
         const last = vring.state();
         vring.started = false;
+        vring.buffer_log = null;
+        vring.used_log = null;
+        vring.announce_count = 0;
         switch (vring.peer) {
             .guest => {},
             inline else => |queue| queue.destroy(),
@@ -205,6 +220,98 @@ pub const Vring = struct {
         return areas;
     }
 
+    // While the guest migrates.
+
+    /// Whether what goes into the guest by this ring must be marked.
+    pub fn migrates(vring: *const Vring) bool {
+        return vring.started and vring.peer == .guest and
+            (spec.has(vring.config.features, spec.Feature.log_all) or vring.config.flags & spec.vring_log != 0);
+    }
+
+    /// Marks go to `log` from now on, if the front end wants any. As long as it wants some and there is no log that
+    /// holds them the ring rests: what is not marked the guest would not have where it migrates to.
+    pub fn adoptLog(vring: *Vring, log: ?*DirtyLog) void {
+        const wanted = vring.migrates();
+        const whole = if (log) |one| !one.isFaulty() else false;
+        vring.used_log = if (wanted and whole) log else null;
+        vring.buffer_log = if (spec.has(vring.config.features, spec.Feature.log_all)) vring.used_log else null;
+        if (wanted and !whole) {
+            // Not told at once: a device that starts anew while its guest migrates has its log a moment later.
+            _ = vring.rest();
+            return;
+        }
+        _ = vring.broken.cmpxchgStrong(@backingInt(abi.VringBroken.no_log), 0, .release, .monotonic);
+        // What was written before, by us or by somebody who died over it, may be unmarked.
+        if (vring.used_log) |one| vring.markRing(one);
+    }
+
+    /// Any thread. False: it did before.
+    fn rest(vring: *Vring) bool {
+        return vring.broken.cmpxchgStrong(0, @backingInt(abi.VringBroken.no_log), .release, .monotonic) == null;
+    }
+
+    /// The log is lost. Any thread.
+    pub fn loseLog(vring: *Vring) void {
+        if (vring.migrates() and vring.rest()) _ = sys.eventfdSignal(vring.attention);
+    }
+
+    /// The log's address of what we write into: the used area, or packed descriptors. For the latter nothing is said
+    /// but where they are (vhost-user, Migration, names the used ring).
+    fn usedAddress(vring: *const Vring) u64 {
+        if (vring.format == .packed_ring) return vring.config.desc_gpa;
+        return vring.deviceAddress();
+    }
+
+    /// The same of the area that is the device's: used, or packed, its event suppression.
+    fn deviceAddress(vring: *const Vring) u64 {
+        return if (vring.config.flags & spec.vring_log != 0) vring.config.log_gpa else vring.config.used_gpa;
+    }
+
+    fn markRing(vring: *Vring, log: *DirtyLog) void {
+        var marking = log.begin();
+        switch (vring.format) {
+            .split => marking.add(vring.deviceAddress(), Split.layout(vring.config.size).used_bytes),
+            .packed_ring => {
+                const layout = Packed.layout(vring.config.size);
+                marking.add(vring.deviceAddress(), layout.used_bytes);
+                marking.add(vring.usedAddress(), layout.desc_bytes);
+            },
+        }
+        vring.stats.log_pages += marking.finish();
+    }
+
+    /// After a flush.
+    pub inline fn markUsed(vring: *Vring, used: vring_entry.Used) void {
+        if (vring.used_log) |log| if (used.any) vring.markUsedIn(log, used);
+    }
+
+    noinline fn markUsedIn(vring: *Vring, log: *DirtyLog, used: vring_entry.Used) void {
+        var marking = log.begin();
+        switch (vring.format) {
+            .split => vring.ring.split.markUsed(&marking, vring.usedAddress(), used),
+            .packed_ring => vring.ring.packed_ring.markUsed(&marking, vring.usedAddress(), used),
+        }
+        vring.stats.log_pages += marking.finish();
+    }
+
+    fn markEvent(vring: *Vring) void {
+        const log = vring.used_log orelse return;
+        var marking = log.begin();
+        switch (vring.format) {
+            .split => vring.ring.split.markEvent(&marking, vring.deviceAddress()),
+            .packed_ring => vring.ring.packed_ring.markEvent(&marking, vring.deviceAddress()),
+        }
+        vring.stats.log_pages += marking.finish();
+    }
+
+    /// Marks buffers after they were written, and before they are shown as used: if we die in between, nobody reads
+    /// what is not marked.
+    pub fn markBuffers(vring: *Vring, log: *DirtyLog, written: []const Segment) void {
+        var marking = log.begin();
+        for (written) |each| marking.add(vring.memory.addressOf(each.base, &vring.hint), each.len);
+        vring.stats.log_pages += marking.finish();
+    }
+
     /// Nothing more goes through the ring until it is started again. Told once, for the first reason;
     /// but what the zeros of a truncated file look like is not the driver's doing.
     pub fn breakBy(vring: *Vring, reason: anyerror) void {
@@ -223,9 +330,13 @@ pub const Vring = struct {
 
     pub fn arm(vring: *Vring) void {
         switch (vring.peer) {
-            .guest => switch (vring.format) {
-                .split => vring.ring.split.arm(),
-                .packed_ring => vring.ring.packed_ring.arm(),
+            .guest => {
+                if (vring.isBroken()) return;
+                switch (vring.format) {
+                    .split => vring.ring.split.arm(),
+                    .packed_ring => vring.ring.packed_ring.arm(),
+                }
+                vring.markEvent();
             },
             .back_end => |queue| queue.arm(),
             .uplink => {},
@@ -234,13 +345,22 @@ pub const Vring = struct {
 
     pub fn disarm(vring: *Vring) void {
         switch (vring.peer) {
-            .guest => switch (vring.format) {
-                .split => vring.ring.split.disarm(),
-                .packed_ring => vring.ring.packed_ring.disarm(),
+            .guest => {
+                if (vring.isBroken()) return;
+                switch (vring.format) {
+                    .split => vring.ring.split.disarm(),
+                    .packed_ring => vring.ring.packed_ring.disarm(),
+                }
+                vring.markEvent();
             },
             .back_end => |queue| queue.disarm(),
             .uplink => {},
         }
+    }
+
+    /// A frame in the guest's name is to go before all others.
+    pub inline fn announces(vring: *const Vring) bool {
+        return vring.announce_count > 0 and vring.enabled;
     }
 
     pub fn pending(vring: *const Vring) bool {

@@ -252,7 +252,8 @@ pub const Worker = struct {
         if (mode == .none) return false;
         // The switch has no other's driver.
         if (mode == .learn and input.vring.peer == .back_end) return false;
-        if (mode != .txonly and input.vring.pending() and input.vring.broken.load(.monotonic) == 0) return true;
+        const found = input.vring.pending() or input.vring.announces();
+        if (mode != .txonly and found and input.vring.broken.load(.monotonic) == 0) return true;
         return mode != .learn and lane.sends(worker.fabric, input);
     }
 
@@ -310,7 +311,7 @@ pub const Worker = struct {
     fn sleep(worker: *Worker) void {
         const inputs = worker.inputs[0..worker.input_count];
         for (inputs) |*input| input.vring.arm();
-        switch_file.fence();
+        sys.fence();
         const pending = for (inputs) |*input| {
             if (worker.isDue(input)) break true;
         } else false;
