@@ -9,6 +9,7 @@ import type { Case } from "./hostile_case.ts";
 import { fdCases } from "./hostile_fd_cases.ts";
 import { eventfdCases } from "./hostile_eventfd_cases.ts";
 import { framingCases } from "./hostile_framing_cases.ts";
+import { logCases } from "./hostile_log_cases.ts";
 import { memoryCases } from "./hostile_memory_cases.ts";
 import { requestCases } from "./hostile_request_cases.ts";
 import { stormCases } from "./hostile_storm_cases.ts";
@@ -31,6 +32,7 @@ const cases: readonly Case[] = [
   ...fdCases,
   ...vringCases,
   ...memoryCases,
+  ...logCases,
   ...framingCases,
   ...eventfdCases,
   ...stormCases,

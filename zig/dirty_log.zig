@@ -99,8 +99,10 @@ pub const Marking = struct {
 
     /// Tells the front end, if it wants to be told, and returns how many pages were not marked before.
     pub fn finish(marking: Marking) u64 {
-        // An eventfd that its owner made blocking and filled costs the mark's notice, not us: see `Worker.poke`.
-        if (marking.pages > 0 and marking.log.bell >= 0) _ = sys.eventfdSignal(marking.log.bell);
+        if (marking.pages == 0) return 0;
+        const bell = @atomicLoad(i32, &marking.log.bell, .monotonic);
+        // Whoever made it blocking and filled it has held us up once, and is told nothing more.
+        if (bell >= 0 and !sys.eventfdSignal(bell)) @atomicStore(i32, &marking.log.bell, -1, .monotonic);
         return marking.pages;
     }
 };
