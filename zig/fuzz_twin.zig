@@ -194,10 +194,13 @@ fn Twins(comptime Driver: type) type {
 
         fn forward(self: *Self, sender: *Guest, queue: u32) void {
             const input = &sender.inputs[queue];
+            const audited = self.run.random.once(64);
+            if (audited) for (&self.guests) |*guest| guest.audit.begin();
             while (input.vring.pending()) {
                 self.run.expect(!input.vring.isBroken(), "a sender's ring broke", .{});
                 self.fabric.serve(input);
             }
+            if (audited) for (&self.guests) |*guest| guest.audit.finish(self.run, guest.migrates());
             sender.rings[2 * queue + 1].asleep = false;
         }
 

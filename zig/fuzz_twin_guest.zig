@@ -3,6 +3,7 @@
 
 const std = @import("std");
 const abi = @import("abi.zig");
+const Audit = @import("fuzz_audit.zig").Audit;
 const driver_entry = @import("driver_entry.zig");
 const DriverPacked = @import("driver_packed.zig").DriverPacked;
 const fuzz_guest = @import("fuzz_guest.zig");
@@ -52,6 +53,7 @@ pub fn TwinGuest(comptime Driver: type) type {
         pairs: u32,
         file: i32,
         bytes: []align(std.heap.page_size_min) u8,
+        audit: Audit,
         rings: []Ring,
         all_rings: [2 * pairs_max]Ring,
         inputs: [pairs_max]switch_file.Input,
@@ -107,6 +109,8 @@ pub fn TwinGuest(comptime Driver: type) type {
             self.file = sys.memoryFile("twin", memory_bytes) catch run.fail("no memory file", .{});
             self.bytes = sys.mapShared(self.file, 0, memory_bytes) catch run.fail("no mapping", .{});
             self.drops = 0;
+            self.audit = .create(run, self.bytes, gpa_base);
+            self.port.log = self.audit.log;
             @memset(self.bytes[rings_bytes..], poison);
             for (&self.all_rings, self.port.vrings, 0..) |*ring, *vring, i| {
                 ring.vring = vring;
@@ -159,6 +163,7 @@ pub fn TwinGuest(comptime Driver: type) type {
             const random = &self.run.random;
             const optional = [_]u6{
                 spec.Feature.mrg_rxbuf, spec.Feature.indirect_desc, spec.Feature.event_idx, spec.Feature.in_order,
+                spec.Feature.log_all,
             };
             var features = random.next() & fuzz_peer.offloads;
             for (optional) |feature| if (random.once(2)) {
@@ -166,6 +171,10 @@ pub fn TwinGuest(comptime Driver: type) type {
             };
             if (Driver == DriverPacked) return features | bit(spec.Feature.ring_packed) | bit(spec.Feature.version_1);
             return if (random.once(4)) features else features | bit(spec.Feature.version_1);
+        }
+
+        pub fn migrates(self: *const Self) bool {
+            return spec.has(self.features, spec.Feature.log_all);
         }
 
         fn bootRing(self: *Self, ring: *Ring, writable: bool) void {
@@ -211,11 +220,12 @@ pub fn TwinGuest(comptime Driver: type) type {
                 .desc_gpa = ring.driver.areas.desc,
                 .avail_gpa = ring.driver.areas.avail,
                 .used_gpa = ring.driver.areas.used,
-                .log_gpa = 0,
+                .log_gpa = ring.driver.areas.used,
                 .size = ring.driver.config.size,
                 .base = base,
-                .flags = 0,
+                .flags = @intFromBool(self.migrates()),
             }) catch |reason| self.run.fail("a ring is refused: {t}", .{reason});
+            ring.vring.adoptLog(self.port.log);
             ring.vring.enabled = true;
             ring.dozing = false;
             ring.calls_off = false;
@@ -362,7 +372,10 @@ pub fn TwinGuest(comptime Driver: type) type {
                 }
                 if (index % 2 == 0) continue;
                 ring.kicks_off = random.once(2);
+                const audited = random.once(256);
+                if (audited) self.audit.begin();
                 if (ring.kicks_off) ring.vring.disarm() else ring.vring.arm();
+                if (audited) self.audit.finish(self.run, self.migrates());
                 sys.fence();
                 ring.asleep = !ring.kicks_off and !ring.vring.pending();
             }
