@@ -111,6 +111,25 @@ function remain(guest: Guest): void {
   for (const ring of [receive, send]) guest.peer.tell("SET_VRING_ADDR", guest.addressOf(ring));
 }
 
+/** As SEND_RARP has it: the first byte is the lowest. */
+function reversed(mac: number): bigint {
+  return new DataView(macBytes(mac).buffer).getBigUint64(0, true);
+}
+
+function macBytes(mac: number): Uint8Array<ArrayBuffer> {
+  const bytes = new Uint8Array(8);
+  for (let i = 0; i < 6; i++) bytes[i] = Math.floor(mac / 2 ** (40 - 8 * i)) % 256;
+  return bytes;
+}
+
+/** RFC 903: who am I, asked by and for this address; padded to what Ethernet needs. */
+function rarp(mac: number): Uint8Array<ArrayBuffer> {
+  const from = macBytes(mac).subarray(0, 6);
+  const frame = new Uint8Array(60);
+  frame.set([...Array(6).fill(0xff), ...from, 0x80, 0x35, 0, 1, 8, 0, 6, 4, 0, 3, ...from, 0, 0, 0, 0, ...from]);
+  return frame;
+}
+
 const rests: Told = ["ring_broken", /^no_log$/];
 /** Told of either ring; how often depends on when somebody looks. */
 const mayRest = /^no_log$/;
@@ -255,6 +274,20 @@ function scenes(format: Format): Case[] {
         system.close(bell);
       }
     }),
+    about(
+      "RARP asked for while its rings rest: one comes for each, and the switch knows where it is",
+      (guest, world) => {
+        for (const ring of [receive, send]) guest.stopRing(ring);
+        for (let i = 0; i < 3; i++) guest.peer.tell("SEND_RARP", reversed(guest.mac));
+        for (const ring of [receive, send]) guest.startRing(ring);
+        guest.offerBuffers();
+        for (let i = 0; i < 3; i++) assert.deepEqual(world.nextAtFriend().frame, rarp(guest.mac));
+        const frame = world.friend.frame(guest.mac);
+        world.friend.send(frame);
+        patiently("a frame from the friend", () => guest.arrivals()[0]);
+        world.greet(guest);
+      },
+    ),
     about("RARP asked for thousands of times: some come, and nobody is disturbed", (guest, world) => {
       for (let i = 0; i < 5000; i++) guest.peer.tell("SEND_RARP", 0x0100_0054_52n | BigInt(i) << 40n);
       return { anyDrops: true, noisy: true };
