@@ -341,7 +341,7 @@ pub const Engine = struct {
         try engine.hold();
         defer engine.release();
         const bit = @as(u64, 1) << spec.Feature.log_all;
-        vring.config.features = vring.config.features & ~bit | config.features & bit;
+        vring.config.features = (vring.config.features & ~bit) | (config.features & bit);
         vring.config.flags = config.flags;
         vring.config.log_gpa = config.log_gpa;
         vring.adoptLog(port.log);
@@ -600,6 +600,26 @@ test "what goes into a port that drives comes out of the one that serves, and ba
             try std.testing.expect(!loop.guest.isBusy());
         }
     }
+}
+
+test "what a ring logs changes nothing else of it" {
+    const more = @as(u64, 1) << 32 | 1 << 15 | 1 << 28;
+    const loop: Loop = try .create(more);
+    defer loop.destroy();
+    const vring = &loop.serving.vrings[0];
+    const before = vring.config;
+    var config = std.mem.zeroes(abi.VringConfig);
+    config.features = @as(u64, 1) << spec.Feature.log_all | 1 << 34;
+    config.flags = spec.vring_log;
+    config.log_gpa = 77;
+    for ([_]u64{ more | 1 << spec.Feature.log_all, more }) |features| {
+        try loop.engine.setVringLog(loop.serving, vring, config);
+        try std.testing.expectEqual(features, vring.config.features);
+        try std.testing.expectEqual(config.flags, vring.config.flags);
+        try std.testing.expectEqual(config.log_gpa, vring.config.log_gpa);
+        config = before;
+    }
+    try std.testing.expectEqual(before, vring.config);
 }
 
 test "more than a ring full waits, and is counted" {
