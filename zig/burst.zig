@@ -305,7 +305,9 @@ pub const Burst = struct {
                 vring.breakBy(reason);
                 break;
             };
-            if (!placed) break;
+            if (placed == .empty) break;
+            // A smaller one may still fit.
+            vring.stats.drop_no_buffer += @intFromBool(placed == .short);
             left &= left - 1;
         }
         targets.fill(vring);
@@ -318,7 +320,7 @@ pub const Burst = struct {
         return used;
     }
 
-    /// One frame into a guest, unless it has to be dropped. False: there is no buffer.
+    /// One frame into a guest, unless it has to be dropped.
     inline fn place(
         burst: *Burst,
         vring: *Vring,
@@ -328,14 +330,14 @@ pub const Burst = struct {
         plain_bytes_max: u32,
         targets: *Targets,
         counts: *Counts,
-    ) vring_entry.Broken!bool {
+    ) vring_entry.Broken!Placed {
         @setRuntimeSafety(false);
         if (frame.len > plain_bytes_max and frame.header.gso_type == NetHeader.gso_none) {
             vring.stats.drop_too_big += 1;
-            return true;
+            return .done;
         }
         while (true) {
-            const entry = try ring.next() orelse return false;
+            const entry = try ring.next() orelse return .empty;
             const need = full_header_bytes + frame.len;
             const flags = entry.flags & (spec.desc_next | spec.desc_indirect | spec.desc_write);
             const short = vring.header_bytes == full_header_bytes;
@@ -345,20 +347,19 @@ pub const Burst = struct {
                     ring.complete(entry.id, need, 1);
                     targets.add(base, frame, need);
                     counts.add(frame);
-                    return true;
+                    return .done;
                 }
             }
             if (targets.count == 0) break;
             // What lies in the guest's memory now may lie in its ring: look at the entry again.
             targets.fill(vring);
         }
-        if (burst.steps >= deliver_steps_max) return false;
-        if (try burst.scatter(vring, ring, mergeable, frame)) counts.add(frame);
-        return true;
+        if (burst.steps >= deliver_steps_max) return .empty;
+        return burst.scatter(vring, ring, mergeable, frame, counts);
     }
 
-    /// The same for a frame that its receiver does not take as it is: what we make of it. False: there is no buffer for
-    /// the first piece; pieces behind that which find none are dropped.
+    /// The same for a frame that its receiver does not take as it is: what we make of it. From the first piece on that
+    /// finds no buffers all are dropped: who puts them together again has no use for those behind a gap.
     noinline fn placePieces(
         burst: *Burst,
         vring: *Vring,
@@ -368,11 +369,11 @@ pub const Burst = struct {
         plain_bytes_max: u32,
         targets: *Targets,
         counts: *Counts,
-    ) vring_entry.Broken!bool {
+    ) vring_entry.Broken!Placed {
         targets.fill(vring);
         burst.cut.init(frame, spec.has(vring.config.features, spec.Feature.guest_csum)) catch {
             vring.stats.drop_bad_gso += 1;
-            return true;
+            return .done;
         };
         const total = burst.cut.pieceCount();
         var done: u32 = 0;
@@ -381,25 +382,26 @@ pub const Burst = struct {
             defer targets.fill(vring);
             for (burst.pieces.frames[0..burst.pieces.count]) |*piece| {
                 const placed = try burst.place(vring, ring, mergeable, piece, plain_bytes_max, targets, counts);
-                if (!placed) break :pieces;
+                if (placed != .done and done == 0) return placed;
+                if (placed != .done) break :pieces;
                 done += 1;
             }
         }
-        if (done == 0) return false;
         vring.stats.drop_no_buffer += total - done;
         countPieces(&vring.stats, &burst.cut);
-        return true;
+        return .done;
     }
 
     /// The general way into a guest: over as many descriptors as it takes, and, when mergeable, as
-    /// many chains (virtio 5.1.6.4). False: dropped, and counted.
+    /// many chains (virtio 5.1.6.4).
     fn scatter(
         burst: *Burst,
         vring: *Vring,
         ring: anytype,
         comptime mergeable: bool,
         frame: *const Frame,
-    ) vring_entry.Broken!bool {
+        counts: *Counts,
+    ) vring_entry.Broken!Placed {
         const need = vring.header_bytes + frame.len;
         const start = ring.position();
         errdefer ring.rewind(start);
@@ -411,14 +413,13 @@ pub const Burst = struct {
             if (count > 0 and !mergeable) {
                 ring.rewind(start);
                 vring.stats.drop_too_big += 1;
-                return false;
+                return .done;
             }
             const entry = if (count == vring.config.size) null else try ring.next();
             var walk = walkOf(vring, &burst.sink, .writable, need - total);
             const result = try ring.read(entry orelse {
                 ring.rewind(start);
-                vring.stats.drop_no_buffer += 1;
-                return false;
+                return .short;
             }, &walk);
             ring.take(result.count);
             burst.countSteps(walk, result);
@@ -429,7 +430,7 @@ pub const Burst = struct {
             if (!result.whole or burst.steps > steps_end) {
                 for (burst.gathered[0..count]) |each| ring.complete(each.id, 0, each.count);
                 vring.stats.drop_bad_chain += 1;
-                return false;
+                return .done;
             }
         }
         var header = frame.header;
@@ -444,9 +445,14 @@ pub const Burst = struct {
             ring.complete(each.id, len, each.count);
             left -= len;
         }
-        return true;
+        counts.add(frame);
+        return .done;
     }
 };
+
+/// What came of one frame: it was delivered, or dropped and counted by its reason; or there are too few buffers for it,
+/// or none at all, and it is still to be counted.
+const Placed = enum { done, short, empty };
 
 /// Buffers that were taken for frames in one piece, and are still empty. All of a run are looked up, and
 /// noted as used, before the first is written: a guest's lines then come from its CPU together. Behind a

@@ -378,20 +378,22 @@ const Hostile = struct {
             if (is_cut) self.fillWaiting();
             const result = self.putParts(parts);
             if (is_cut) self.fillWaiting();
-            const more = result catch {
+            const placed = result catch {
                 stats.drop_link_down += packets.len - i;
                 break;
             };
-            if (more) continue;
-            stats.drop_no_buffer += packets.len - i;
-            break;
+            if (placed == .done) continue;
+            stats.drop_no_buffer += if (placed == .short) 1 else packets.len - i;
+            if (placed == .empty) break;
         }
         self.fillWaiting();
         _ = side.model.flush();
     }
 
-    /// False: the ring is empty, and nothing was put there.
-    fn putParts(self: *Hostile, parts: []const Packet) fuzz_model.Broken!bool {
+    /// Too few buffers for a frame, or none; nothing was put there then.
+    const Placed = enum { done, short, empty };
+
+    fn putParts(self: *Hostile, parts: []const Packet) fuzz_model.Broken!Placed {
         const stats = &self.to_guest.stats;
         for (parts, 0..) |part, done| {
             const plain = part.header.gso_type == spec.NetHeader.gso_none;
@@ -399,22 +401,22 @@ const Hostile = struct {
                 stats.drop_too_big += 1;
                 continue;
             }
-            if (try self.put(part)) continue;
-            if (done == 0) return false;
+            const placed = try self.put(part);
+            if (placed == .done) continue;
+            if (done == 0) return placed;
             stats.drop_no_buffer += parts.len - done;
             break;
         }
-        return true;
+        return .done;
     }
 
-    /// False: the ring is empty.
-    fn put(self: *Hostile, packet: Packet) fuzz_model.Broken!bool {
+    fn put(self: *Hostile, packet: Packet) fuzz_model.Broken!Placed {
         const side = &self.to_guest;
         const short = side.layout.header_bytes == 12;
         const need = side.layout.header_bytes + packet.bytes.len;
         while (true) {
             switch (try side.model.kind(need)) {
-                .none => return false,
+                .none => return .empty,
                 .whole => if (short) {
                     side.model.pieces.clearRetainingCapacity();
                     const chain = (try side.model.take(.writable, need)).?;
@@ -425,7 +427,7 @@ const Hostile = struct {
                         .piece = side.model.pieces.items[0],
                     };
                     self.waiting_count += 1;
-                    return true;
+                    return .done;
                 },
                 .other => {},
             }
@@ -445,8 +447,7 @@ const Hostile = struct {
         self.waiting_count = 0;
     }
 
-    /// False: the ring is empty.
-    fn scatter(self: *Hostile, packet: Packet) fuzz_model.Broken!bool {
+    fn scatter(self: *Hostile, packet: Packet) fuzz_model.Broken!Placed {
         const side = &self.to_guest;
         const model = &side.model;
         const mergeable = spec.has(model.config.features, spec.Feature.mrg_rxbuf);
@@ -461,24 +462,22 @@ const Hostile = struct {
             if (count > 0 and !mergeable) {
                 model.rewind(start);
                 side.stats.drop_too_big += 1;
-                return true;
+                return .done;
             }
             const taken = if (count == model.config.size) null else try model.take(.writable, need - total);
             chains[count] = taken orelse {
                 model.rewind(start);
-                // Behind a frame that finds too few buffers, a smaller one may fit.
-                if (count > 0) side.stats.drop_no_buffer += 1;
-                return count > 0;
+                return if (count > 0) .short else .empty;
             };
             self.countSteps(chains[count]);
             total += chains[count].total;
             if (!chains[count].bad) continue;
             for (chains[0 .. count + 1]) |chain| model.complete(chain, 0);
             side.stats.drop_bad_chain += 1;
-            return true;
+            return .done;
         }
         self.foreseeFrame(packet, chains[0..count]);
-        return true;
+        return .done;
     }
 
     fn foreseeFrame(self: *Hostile, packet: Packet, chains: []const fuzz_model.Chain) void {
