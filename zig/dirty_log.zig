@@ -60,6 +60,16 @@ pub const DirtyLog = struct {
         return log.faults.load(.acquire) > 0;
     }
 
+    /// Takes over the marks of a log in whose place this one comes: its front end may have read it for the last time
+    /// before they were made. QEMU has a device that starts again write on, and then gives it another log.
+    pub fn inherit(log: *DirtyLog, before: *const DirtyLog) void {
+        const count = @min(log.bits.len, before.bits.len);
+        for (log.bits[0..count], before.bits[0..count]) |*byte, *old| {
+            const marks = @atomicLoad(u8, old, .monotonic);
+            if (marks != 0) _ = @atomicRmw(u8, byte, .Or, marks, .seq_cst);
+        }
+    }
+
     /// Begins a round of marks, of what was written before.
     pub fn begin(log: *DirtyLog) Marking {
         // A mark that is there already stays only if the front end, should it take it away after our look, then reads
@@ -165,6 +175,20 @@ test "a log that lies outside its file, or is none, is refused; one that is cut 
         try std.testing.expectEqual(rings, sys.eventfdDrain(bell));
     }
     try std.testing.expect(!log.isFaulty());
+}
+
+test "a log takes over what one before it has marked, as far as it reaches" {
+    const fd = try sys.memoryFile("log", 8192);
+    defer sys.close(fd);
+    const before: *DirtyLog = try .create(fd, 0, 16);
+    defer before.destroy();
+    before.bits[0..16].* = @splat(0x11);
+    const log: *DirtyLog = try .create(fd, 4096, 10);
+    defer log.destroy();
+    log.bits[3] = 0x80;
+    log.inherit(before);
+    try std.testing.expectEqualSlices(u8, &.{ 0x11, 0x11, 0x11, 0x91, 0x11, 0x11, 0x11, 0x11, 0x11, 0x11 }, log.bits);
+    try std.testing.expect(std.mem.allEqual(u8, log.map[10..], 0));
 }
 
 test "several at once lose no mark" {

@@ -303,7 +303,7 @@ pub const Engine = struct {
     }
 
     /// Marks go to this part of a file from now on, of all rings whose front end wants them; the fd is only borrowed. A
-    /// log in its place is gone afterwards: what was marked there is the front end's.
+    /// log in its place is gone afterwards.
     pub fn setLog(engine: *Engine, port: *Port, fd: i32, offset: u64, bytes: u64) Error!void {
         const log: *DirtyLog = try .create(fd, offset, bytes);
         errdefer log.destroy();
@@ -319,7 +319,10 @@ pub const Engine = struct {
         try engine.hold();
         const before = port.log;
         port.log = log;
-        if (log) |one| one.bell = port.log_bell;
+        if (log) |one| {
+            one.bell = port.log_bell;
+            if (before) |other| one.inherit(other);
+        }
         port.adoptLog();
         engine.fabric.refresh();
         engine.release();
