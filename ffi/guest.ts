@@ -79,6 +79,9 @@ export interface GuestTraffic {
 /** The longest frame that rings carry: IP's longest packet, and headers before it. */
 export const frameBytesMax = limits.packet_bytes_max;
 
+/** Room for what a guest with a few queue pairs and senders knows. */
+const stateBytesMax = 8 << 20;
+
 /** User addresses, as a front end has them, lie so far behind the guest-physical ones. */
 const userOffset = 0x7e00_0000_0000n;
 
@@ -175,6 +178,30 @@ export class Guest implements AsyncDisposable {
   /** Makes all rings as new, as a reboot does. It must not run, and the back end must have stopped the rings. */
   reset(): void {
     check("reset guest", library().guest_reset(this.#live()));
+  }
+
+  /** Gives the device up to so many frames more in each ring in use, and kicks nobody. Of a guest that was stopped. */
+  offer(frames: number): number {
+    return check("offer frames", library().guest_offer(this.#live(), frames));
+  }
+
+  /** Kicks every ring, as a hypervisor may at any time. */
+  kick(): void {
+    check("kick rings", library().guest_kick(this.#live()));
+  }
+
+  /** What it knows beside its memory. It must not run. For `load`, in a process of the same build. */
+  save(): Uint8Array<ArrayBuffer> {
+    const buffer = new Uint8Array(stateBytesMax);
+    return buffer.slice(0, check("save guest", library().guest_save(this.#live(), buffer, buffer.length)));
+  }
+
+  /**
+   * Makes it go on where a guest with the same options was saved, whose memory it must get as well. It must not run.
+   * Throws `VringError` when that was no such guest.
+   */
+  load(state: Uint8Array<ArrayBuffer>): void {
+    check("load guest", library().guest_load(this.#live(), state, state.length));
   }
 
   /** A snapshot. */

@@ -539,6 +539,60 @@ pub const GuestVringStats = extern struct {
     }
 };
 
+/// Which pages of a simulated guest are copied to its twin.
+pub const GuestPages = enum(u32) {
+    all = 0,
+    /// Those that its own driver writes while it runs.
+    own = 1,
+    /// Those that are marked in the dirty log; the marks are taken away.
+    logged = 2,
+};
+
+/// What lies at an address of a simulated guest's memory: a part of a ring, or a buffer of it.
+pub const GuestArea = enum(u32) {
+    none = 0,
+    desc = 1,
+    /// Packed: the driver's event.
+    avail = 2,
+    used = 3,
+    /// Where the device says when it wants kicks.
+    event = 4,
+    /// Indirect descriptors.
+    table = 5,
+    buffer = 6,
+};
+
+/// Pages that were copied.
+pub const GuestCopy = extern struct {
+    pages: u64,
+    /// Of these: they were the same before.
+    same: u64,
+    /// Marked, and none of the guest's memory.
+    outside: u64,
+
+    comptime {
+        assertShape(GuestCopy, 24);
+    }
+};
+
+/// A page that is not the same on both sides.
+pub const GuestDifference = extern struct {
+    /// Of its first byte that differs.
+    gpa: u64,
+    area: GuestArea,
+    ring: u32,
+    /// Of `buffer`: its number.
+    buffer: u32,
+    padding: u32 = 0,
+
+    comptime {
+        assertShape(GuestDifference, 24);
+    }
+};
+
+/// Simulated guests that may be on their way at once.
+pub const transfers_max = 64;
+
 /// Sizes and the absence of hidden padding are part of the boundary.
 fn assertShape(comptime T: type, comptime size_bytes: usize) void {
     var sum: usize = 0;

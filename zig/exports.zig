@@ -10,6 +10,8 @@ const core_distance_file = @import("core_distance.zig");
 const Engine = @import("engine.zig").Engine;
 const Crew = @import("guest_crew.zig").Crew;
 const guest_file = @import("guest.zig");
+const guest_state = @import("guest_state.zig");
+const Transfer = @import("guest_transfer.zig").Transfer;
 const Handles = @import("handles.zig").Handles;
 const Port = @import("port.zig").Port;
 const Pump = @import("pump.zig").Pump;
@@ -24,6 +26,7 @@ pub const blocking = .{ "engine_close", "pump_wait", "guest_stop", "guest_close"
 var engines: Handles(Engine, abi.engines_max) = .{};
 var guests: Handles(guest_file.Guest, abi.guests_max) = .{};
 var crews: Handles(Crew, abi.guests_max) = .{};
+var transfers: Handles(Transfer, abi.transfers_max) = .{};
 var pumps: Handles(Pump, abi.pumps_max) = .{};
 var uplinks: Handles(Uplink, abi.uplinks_max) = .{};
 
@@ -530,6 +533,71 @@ pub export fn crew_stop(handle: u32) i32 {
     const crew = crews.close(handle) orelse return status(.no_such_handle);
     crew.stop();
     return 0;
+}
+
+/// Gives the device frames without a kick, from a guest that does not run. Returns how many.
+pub export fn guest_offer(handle: u32, frames: u32) i32 {
+    const guest = guests.get(handle) orelse return status(.no_such_handle);
+    const count = guest.offer(frames) catch |reason| return failure(reason);
+    return @intCast(count);
+}
+
+/// Kicks every ring.
+pub export fn guest_kick(handle: u32) i32 {
+    const guest = guests.get(handle) orelse return status(.no_such_handle);
+    guest.kick();
+    return 0;
+}
+
+/// Writes what a guest that does not run knows. Returns how many bytes.
+pub export fn guest_save(handle: u32, bytes: [*]u8, bytes_max: u32) i32 {
+    const guest = guests.get(handle) orelse return status(.no_such_handle);
+    const count = guest_state.save(guest, bytes[0..bytes_max]) catch |reason| return failure(reason);
+    return @intCast(count);
+}
+
+/// Makes a guest of the same config, which does not run, go on where another was saved.
+pub export fn guest_load(handle: u32, bytes: [*]u8, byte_count: u32) i32 {
+    const guest = guests.get(handle) orelse return status(.no_such_handle);
+    guest_state.load(guest, bytes[0..byte_count]) catch |reason| return failure(reason);
+    return 0;
+}
+
+/// Returns a handle. `fd`, borrowed, has the memory of a guest of the same config. The guest is closed later.
+pub export fn transfer_open(guest_handle: u32, fd: i32) i32 {
+    const guest = guests.get(guest_handle) orelse return status(.no_such_handle);
+    const transfer = Transfer.open(guest, fd) catch |reason| return failure(reason);
+    return handleOf(transfers.open(transfer)) orelse {
+        transfer.close();
+        return status(.limit_reached);
+    };
+}
+
+pub export fn transfer_close(handle: u32) i32 {
+    const transfer = transfers.close(handle) orelse return status(.no_such_handle);
+    transfer.close();
+    return 0;
+}
+
+/// Reads the dirty log in `fd`, borrowed, from now on; offset and size are multiples of 8.
+pub export fn transfer_set_log(handle: u32, fd: i32, offset: *const u64, size_bytes: *const u64) i32 {
+    const transfer = transfers.get(handle) orelse return status(.no_such_handle);
+    transfer.setLog(fd, offset.*, size_bytes.*) catch |reason| return failure(reason);
+    return 0;
+}
+
+/// `pages` is a `GuestPages`.
+pub export fn transfer_copy(handle: u32, pages: u32, counts: *abi.GuestCopy) i32 {
+    const transfer = transfers.get(handle) orelse return status(.no_such_handle);
+    const which = std.enums.fromInt(abi.GuestPages, pages) orelse return status(.invalid_argument);
+    counts.* = transfer.copy(which);
+    return 0;
+}
+
+/// Returns how many pages differ, and tells of some of them.
+pub export fn transfer_compare(handle: u32, differences: [*]abi.GuestDifference, max: u32) i32 {
+    const transfer = transfers.get(handle) orelse return status(.no_such_handle);
+    return @intCast(transfer.compare(differences[0..max]));
 }
 
 // The machine.

@@ -375,6 +375,31 @@ pub const Guest = struct {
         }
     }
 
+    /// Gives the device up to so many frames more in each ring in use, and kicks nobody; returns how many in all. As a
+    /// guest that is halted between the two.
+    pub fn offer(guest: *Guest, frames: u32) Error!u32 {
+        if (guest.isBusy()) return error.AlreadyStarted;
+        if (guest.traffic.send == 0) return 0;
+        const limit = @min(frames, guest_side.burst_max);
+        var offered: u32 = 0;
+        switch (guest.lanes) {
+            inline else => |lanes| for (lanes[0..guest.traffic.queues]) |*lane| {
+                if (lane.broken) continue;
+                offered += lane.sender.send(limit, &guest.sequencer) catch {
+                    guest.breakLane(lane);
+                    continue;
+                };
+                _ = lane.sender.side.ring.publish();
+            },
+        }
+        return offered;
+    }
+
+    /// Kicks every ring, as a hypervisor may at any time.
+    pub fn kick(guest: *const Guest) void {
+        for (guest.bells) |bell| _ = sys.eventfdSignal(bell.kick);
+    }
+
     /// All of `start` but the thread: the caller then calls `step`.
     pub fn prepare(guest: *Guest, traffic: abi.GuestTraffic) Error!void {
         try guest.checkTraffic(traffic);

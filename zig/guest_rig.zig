@@ -4,6 +4,7 @@ const std = @import("std");
 const abi = @import("abi.zig");
 const burst_file = @import("burst.zig");
 const Guest = @import("guest.zig").Guest;
+const guest_state = @import("guest_state.zig");
 const memory_file = @import("memory.zig");
 const Port = @import("port.zig").Port;
 const spec = @import("spec.zig");
@@ -523,5 +524,74 @@ test "threads that poll, yield and sleep move frames, and end when told" {
         receiver.stats.lost = 0;
         try expectClean(receiver);
         if (wait == .sleep) try std.testing.expect(receiver.stats.sleeps > 0 and receiver.vringStats(0).calls > 0);
+    }
+}
+
+/// Moves a rig's guest into a twin, memory and knowledge, and the switch's rings with it.
+fn move(rig: *Rig, number: u32) !void {
+    const guest = rig.guests[number];
+    const port = rig.ports[number];
+    const twin: *Guest = try .open(guest.config);
+    @memcpy(twin.map, guest.map);
+    var bytes: [1 << 17]u8 = undefined;
+    const len = try guest_state.save(guest, &bytes);
+    try guest_state.load(twin, bytes[0..len]);
+    var states: [2]abi.VringState = undefined;
+    for (port.vrings, &states) |*vring, *state| state.* = try vring.stop();
+    var table: *memory_file.Table = try .create();
+    try table.add(twin.region(), twin.fd, &port.memory.faults);
+    port.memory.swap(table);
+    table.destroy();
+    for (port.vrings, 0..) |*vring, index| {
+        var config = vring.config;
+        config.base = states[index].base;
+        try vring.start(config);
+        vring.call = twin.vring(@intCast(index)).call;
+    }
+    guest.close();
+    rig.guests[number] = twin;
+}
+
+test "a guest goes on elsewhere, in the middle of everything, and nobody notices" {
+    const common = bit(Feature.version_1) | bit(Feature.indirect_desc);
+    const Case = struct { features: u64, receive: u32 = 0, tables: u32 = 0 };
+    for ([_]Case{
+        .{ .features = 0 },
+        .{ .features = bit(Feature.event_idx), .receive = 3 },
+        .{ .features = bit(Feature.in_order) | bit(Feature.mrg_rxbuf), .receive = 2, .tables = 1 },
+    }) |case| {
+        for ([_]u64{ 0, bit(Feature.ring_packed) }) |format| {
+            const rig: *Rig = try .create();
+            defer rig.destroy();
+            var config = testConfig(common | case.features | format, 64);
+            config.receive_segments = case.receive;
+            config.receive_indirect = case.tables;
+            config.send_indirect = case.tables;
+            _ = try rig.add(config);
+            _ = try rig.add(testConfig(common, 64));
+            var traffic = testTraffic(1, 2);
+            traffic.burst = 4;
+            var back = testTraffic(2, 1);
+            back.burst = 4;
+            try rig.guests[1].prepare(back);
+            for (0..5) |_| {
+                try rig.guests[0].prepare(traffic);
+                for (0..20) |_| _ = try rig.step();
+                // Both have frames under way.
+                _ = rig.guests[1].step();
+                for (rig.inputs[0..rig.input_count]) |*input| {
+                    _ = rig.collect(input);
+                    rig.deliver(input);
+                }
+                _ = try rig.guests[0].offer(3);
+                try move(rig, 0);
+            }
+            try rig.guests[0].prepare(traffic);
+            try rig.settle();
+            for (rig.guests[0..2]) |guest| try expectClean(guest);
+            try std.testing.expectEqual(0, rig.drops());
+            try std.testing.expectEqual(back.count, rig.guests[0].stats.received_checked);
+            try std.testing.expect(rig.guests[1].stats.received_checked > traffic.count + 5 * 20);
+        }
     }
 }

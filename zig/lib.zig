@@ -29,8 +29,11 @@ test {
     _ = @import("generator.zig");
     _ = @import("gro.zig");
     _ = @import("guest.zig");
+    _ = @import("guest_area.zig");
     _ = @import("guest_rig.zig");
     _ = @import("guest_crew.zig");
+    _ = @import("guest_state.zig");
+    _ = @import("guest_transfer.zig");
     _ = @import("handles.zig");
     _ = @import("kernel_packet.zig");
     _ = @import("lane.zig");
