@@ -3,7 +3,7 @@
  *
  * Takes a line of JSON at a time on stdin and answers each with one on stdout, in order:
  * `{"start":{"guest":0,"to":"52:54:00:00:00:02","size_bytes":64,"check_every":1024}}`, also `"send":false` to receive
- * alone, and `"gso_bytes":1448` for frames that are to be cut; `{"stop":{"guest":0}}`: it goes on receiving;
+ * alone, `"size_min_bytes":60` for frames of any size from there, `"gso_bytes":1448` for frames that are to be cut; `{"stop":{"guest":0}}`: it goes on receiving;
  * `{"stats":{"guest":0}}`; `{"rest":true}`: all stand still until the next start. A failure is answered by
  * `{"error":".."}`. Ends when stdin is closed, or when a back end is gone.
  *
@@ -49,7 +49,7 @@ function guestCommand() {
 type Options = ReturnType<ReturnType<typeof guestCommand>["opts"]>;
 
 /** A MAC address as a number, first byte first. */
-function macNumber(text: string): number {
+export function macNumber(text: string): number {
   if (/^([0-9a-f]{2}:){5}[0-9a-f]{2}$/i.test(text)) return parseInt(text.replaceAll(":", ""), 16);
   throw new UsageError(`cannot use MAC address: ${text}: give one such as 52:54:00:00:00:01`);
 }
@@ -59,6 +59,7 @@ interface Start {
   readonly guest: number;
   readonly to: string;
   readonly size_bytes: number;
+  readonly size_min_bytes?: number;
   readonly check_every: number;
   readonly gso_bytes?: number;
   readonly send?: boolean;
@@ -70,7 +71,8 @@ function inFlight(guest: Guest): number {
   return queues.reduce((sum, queue) => sum + Number(guest.vringStats(2 * queue + 1).outstanding), 0);
 }
 
-function countersOf(guest: Guest): GuestCounters {
+/** What a guest has counted, in the names of `GuestCounters`. */
+export function countersOf(guest: Guest): GuestCounters {
   const stats = guest.stats();
   const received = stats.received - stats.announcements - stats.foreign;
   return {
@@ -113,12 +115,12 @@ class Crew {
     return guest;
   }
 
-  async start({ guest, to, size_bytes, check_every, gso_bytes, send = true }: Start): Promise<void> {
+  async start({ guest, to, size_bytes, size_min_bytes, check_every, gso_bytes, send = true }: Start): Promise<void> {
     this.#guest(guest);
     this.#traffics[guest] = {
       ...this.#place,
       ...{ sourceMac: this.#macs[guest]!, destinationMac: macNumber(to), send },
-      ...{ frameBytes: size_bytes, checkEvery: check_every, gsoSize: gso_bytes },
+      ...{ frameBytes: size_bytes, frameBytesMin: size_min_bytes, checkEvery: check_every, gsoSize: gso_bytes },
     };
     await this.#restart();
   }

@@ -56,7 +56,8 @@ export function bufferBytes({ frameBytes, ringSize }: Pick<AttachOptions, "frame
   return Math.min(whole, Math.max(pageBuffer, Math.ceil(whole / perFrame)));
 }
 
-async function connect(pump: Pump, socket: string): Promise<Channel> {
+/** Connects to a back end; one that is about to start is waited for. */
+export async function connect(pump: Pump, socket: string): Promise<Channel> {
   const deadline = Date.now() + patience_ms;
   for (;;) {
     try {

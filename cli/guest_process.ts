@@ -4,8 +4,7 @@
  * @module
  */
 import type { CaseOffload, Ring } from "./bench_result.ts";
-import { CommandError } from "./error.ts";
-import { JsonProcess, type Message, ownProgram } from "./json_process.ts";
+import { JsonProcess, ownProgram } from "./json_process.ts";
 
 export interface GuestOptions {
   /** One guest is attached to each. */
@@ -17,8 +16,8 @@ export interface GuestOptions {
   readonly queues: number;
   /** The longest frame that is to be received, in bytes. */
   readonly frameBytes: number;
-  /** Where the guests' thread runs, and what it does without traffic. */
-  readonly cpu: number;
+  /** Where the guests' thread runs, if not anywhere, and what it does without traffic. */
+  readonly cpu?: number;
   readonly wait: "poll" | "yield";
   /** What the guests send may be left to others, and what they take of that; nothing and nothing, if undefined. */
   readonly offload?: CaseOffload | undefined;
@@ -27,6 +26,8 @@ export interface GuestOptions {
 /** What a guest is to send, as fast as it can. */
 export interface Traffic {
   readonly size_bytes: number;
+  /** Lengths are chosen at random from here on; all are `size_bytes`, if undefined. */
+  readonly size_min_bytes?: number | undefined;
   /** The destination's MAC address. */
   readonly to: string;
   /** Every so many packets one is filled and checked byte by byte. */
@@ -66,7 +67,8 @@ function guestArguments(options: GuestOptions): string[] {
     ...options.sockets.flatMap((socket) => ["--socket", socket]),
     ...options.macs.flatMap((mac) => ["--mac", mac]),
     ...["--ring", options.ring, "--ring-size", `${options.ringSize}`, "--queues", `${options.queues}`],
-    ...["--frame-bytes", `${options.frameBytes}`, "--cpu", `${options.cpu}`, "--wait", options.wait],
+    ...["--frame-bytes", `${options.frameBytes}`, "--wait", options.wait],
+    ...options.cpu === undefined ? [] : ["--cpu", `${options.cpu}`],
     ...options.offload === undefined ? [] : ["--offload", options.offload.receiver_takes],
   ];
 }
@@ -74,7 +76,6 @@ function guestArguments(options: GuestOptions): string[] {
 /** Guests in one process, until it is disposed of. Questions are answered one after the other. */
 export class GuestProcess implements AsyncDisposable {
   readonly process: JsonProcess;
-  #last: Promise<unknown> = Promise.resolve();
 
   private constructor(process: JsonProcess) {
     this.process = process;
@@ -94,36 +95,25 @@ export class GuestProcess implements AsyncDisposable {
 
   /** Makes a guest receive, and announce itself, by which a switch learns its address. */
   async listen(guest: number, traffic: Traffic): Promise<void> {
-    await this.#ask({ start: { guest, ...traffic, send: false } });
+    await this.process.ask({ start: { guest, ...traffic, send: false } });
   }
 
   async start(guest: number, traffic: Traffic): Promise<void> {
-    await this.#ask({ start: { guest, ...traffic } });
+    await this.process.ask({ start: { guest, ...traffic } });
   }
 
   /** Returns when the guest has sent its last packet. It goes on receiving. */
   async stop(guest: number): Promise<void> {
-    await this.#ask({ stop: { guest } });
+    await this.process.ask({ stop: { guest } });
   }
 
   /** Lets all guests stand still until the next start. */
   async rest(): Promise<void> {
-    await this.#ask({ rest: true });
+    await this.process.ask({ rest: true });
   }
 
   async counters(guest: number): Promise<GuestCounters> {
-    return await this.#ask({ stats: { guest } }) as unknown as GuestCounters;
-  }
-
-  async #ask(question: Message): Promise<Message> {
-    const turn = this.#last.then(async () => {
-      const [answer] = await Promise.all([this.process.next(() => true), this.process.send(question)]);
-      return answer;
-    });
-    this.#last = turn.catch(() => {});
-    const answer = await turn;
-    if (answer["error"] !== undefined) throw new CommandError(`vhostctl guest failed: ${answer["error"]}`);
-    return answer;
+    return await this.process.ask({ stats: { guest } }) as unknown as GuestCounters;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

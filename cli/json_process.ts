@@ -61,6 +61,7 @@ export class JsonProcess implements AsyncDisposable {
   readonly #waiters = new Set<Waiter>();
   readonly #errors: string[] = [];
   #failure: CommandError | undefined;
+  #turn: Promise<unknown> = Promise.resolve();
 
   /** @param name For messages. */
   constructor(name: string, program: string, args: readonly string[]) {
@@ -93,6 +94,18 @@ export class JsonProcess implements AsyncDisposable {
     await this.#stdin.write(new TextEncoder().encode(`${JSON.stringify(message)}\n`)).catch(() => {});
   }
 
+  /** For children that answer each line with one: asks when those before were answered. `error` in it is thrown. */
+  async ask(question: Message): Promise<Message> {
+    const turn = this.#turn.then(async () => {
+      const [answer] = await Promise.all([this.next(() => true), this.send(question)]);
+      return answer;
+    });
+    this.#turn = turn.catch(() => {});
+    const answer = await turn;
+    if (answer["error"] !== undefined) throw new CommandError(`${this.name} failed: ${answer["error"]}`);
+    return answer;
+  }
+
   /** Sends a signal; a child that is gone is left in peace. */
   signal(signal: Deno.Signal): void {
     try {
@@ -100,6 +113,14 @@ export class JsonProcess implements AsyncDisposable {
     } catch (reason) {
       if (!(reason instanceof TypeError || reason instanceof Deno.errors.NotFound)) throw reason;
     }
+  }
+
+  /** Ends the child at once, as a crash would. */
+  async kill(): Promise<void> {
+    this.#failure ??= new CommandError(`${this.name} was killed`);
+    this.signal("SIGKILL");
+    await this.#stdin.abort().catch(() => {});
+    await this.#finished;
   }
 
   /** Ends the child: politely first, by force when that takes too long. May be called again. */

@@ -35,7 +35,14 @@ const commands: readonly CommandEntry[] = [
     about: "prove that big packets arrive as each receiver takes them",
     load: () => import("./tso_test.ts"),
   },
+  { name: "migrate", about: "prove that guests can migrate", load: () => import("./migrate.ts") },
   { name: "guest", about: "simulated guests", hidden: true, load: () => import("./guest.ts") },
+  {
+    name: "migration-host",
+    about: "a host of simulated guests that migrate",
+    hidden: true,
+    load: () => import("./migration_host.ts"),
+  },
 ];
 
 const examples = `

@@ -24,28 +24,39 @@ export interface ServeOptions {
   /** Where the sockets go. */
   readonly directory: string;
   readonly queues: number;
-  readonly workerCpus: readonly number[];
+  /** A CPU for each worker, or how many workers go anywhere. */
+  readonly workerCpus: readonly number[] | number;
+  /** How often it counts, for `look`; never, if undefined. */
+  readonly look_seconds?: number;
 }
+
+/** Counters of one port, by direction. */
+export type PortCounters = Readonly<Record<"to_guest" | "from_guest", Readonly<Record<string, number>>>>;
 
 const portCount = 2;
 /** How `serve` heads the counters of reasons to drop. */
 const dropPrefix = "drop_";
 
 interface Summary {
-  readonly ports: readonly Record<"to_guest" | "from_guest", Readonly<Record<string, number>>>[];
+  readonly ports: readonly PortCounters[];
   readonly workers: readonly Readonly<Record<"busy_cycles" | "packets", number>>[];
 }
 
-function countersOf({ ports, workers }: Summary): ServeCounters {
+/** Dropped packets by reason; reasons without packets are left out. */
+export function dropsOf(counters: readonly Readonly<Record<string, number>>[]): Record<string, number> {
   const drops: Record<string, number> = {};
-  for (const [key, value] of ports.flatMap((port) => [port.to_guest, port.from_guest]).flatMap(Object.entries)) {
+  for (const [key, value] of counters.flatMap(Object.entries)) {
     if (!key.startsWith(dropPrefix) || value === 0) continue;
     const reason = key.slice(dropPrefix.length);
     drops[reason] = (drops[reason] ?? 0) + value;
   }
+  return drops;
+}
+
+function countersOf({ ports, workers }: Summary): ServeCounters {
   const sum = (values: readonly number[]) => values.reduce((total, value) => total + value, 0);
   return {
-    drops,
+    drops: dropsOf(ports.flatMap((port) => [port.to_guest, port.from_guest])),
     added: sum(ports.map((port) => (port.to_guest["pieces"] ?? 0) - (port.to_guest["cut"] ?? 0))),
     busyCycles: sum(workers.map((worker) => worker.busy_cycles)),
     packets: sum(workers.map((worker) => worker.packets)),
@@ -68,10 +79,11 @@ export class ServeProcess implements AsyncDisposable {
   }
 
   /** Returns when it is ready. */
-  static async start({ directory, queues, workerCpus }: ServeOptions): Promise<ServeProcess> {
+  static async start({ directory, queues, workerCpus, look_seconds = 0 }: ServeOptions): Promise<ServeProcess> {
     const process = new JsonProcess("vhostctl serve", ownProgram(), [
-      ...["serve", "--json", "--ports", `${portCount}`, "--dir", directory],
-      ...["--queues", `${queues}`, "--cpus", workerCpus.join(",")],
+      ...["serve", "--json", "--ports", `${portCount}`, "--dir", directory, "--stats", `${look_seconds}`],
+      ...["--queues", `${queues}`],
+      ...typeof workerCpus === "number" ? ["--workers", `${workerCpus}`] : ["--cpus", workerCpus.join(",")],
     ]);
     try {
       await process.next(isEvent("ready"));
@@ -83,6 +95,13 @@ export class ServeProcess implements AsyncDisposable {
       process,
       Array.from({ length: portCount }, (_, port) => join(directory, `port${port}.sock`)),
     );
+  }
+
+  /** The counters of its ports, counted after the call; with `look_seconds`. */
+  async look(): Promise<readonly PortCounters[]> {
+    // One that is on its way may have been counted before.
+    await this.process.next(isEvent("stats"));
+    return (await this.process.next(isEvent("stats")) as unknown as Summary).ports;
   }
 
   /** Ends it, and returns what it had counted. */

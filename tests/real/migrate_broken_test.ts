@@ -1,0 +1,120 @@
+/**
+ * `vhostctl migrate --self-test` finds a back end that forgets to log: libvring is built without one of its marks, and
+ * the test must fail and name what lies where nobody looked.
+ */
+
+import assert from "node:assert/strict";
+import { join, resolve } from "node:path";
+import type { Difference } from "../../cli/migration_host.ts";
+import type { SelfTestResult } from "../../cli/migration_result.ts";
+
+const root = resolve(import.meta.dirname!, "../..");
+const program = Deno.env.get("VHOSTCTL") ?? `${root}/scripts/vhostctl`;
+const rounds = 60;
+
+interface Fault {
+  readonly forgets: string;
+  readonly file: string;
+  /** Stands there once, and is replaced. */
+  readonly text: string;
+  readonly by: string;
+  readonly ring: "split" | "packed" | "both";
+  /** Where memory may differ then. */
+  readonly areas: readonly Difference["area"][];
+}
+
+const faults: readonly Fault[] = [
+  {
+    forgets: "nothing",
+    ...{ file: "lib.zig", text: "//! libvring:", by: "//! A copy of libvring:", ring: "both", areas: [] },
+  },
+  {
+    forgets: "buffers in one piece",
+    file: "burst.zig",
+    text: "if (vring.buffer_log) |log| targets.mark(vring, log);",
+    ...{ by: "_ = vring;", ring: "both", areas: ["buffer"] },
+  },
+  {
+    forgets: "buffers in pieces, and frames over several",
+    file: "burst.zig",
+    text: "if (vring.buffer_log) |log| vring.markBuffers(log, burst.sink.items[0..burst.sink.used]);",
+    ...{ by: "", ring: "both", areas: ["buffer"] },
+  },
+  {
+    forgets: "used rings",
+    file: "vring.zig",
+    text: ".split => vring.ring.split.markUsed(&marking, vring.usedAddress(), used),",
+    ...{ by: ".split => {},", ring: "split", areas: ["used"] },
+  },
+  {
+    forgets: "elements of used rings before their end",
+    file: "split.zig",
+    text: "marking.add(gpa +% elements_at + 8 * @as(u64, at), 8 * @as(u64, first));",
+    ...{ by: "", ring: "split", areas: ["used"] },
+  },
+  {
+    forgets: "packed descriptors",
+    file: "vring.zig",
+    text: ".packed_ring => vring.ring.packed_ring.markUsed(&marking, vring.usedAddress(), used),",
+    ...{ by: ".packed_ring => {},", ring: "packed", areas: ["desc"] },
+  },
+  {
+    forgets: "flags and avail_event of used rings",
+    file: "vring.zig",
+    text: ".split => vring.ring.split.markEvent(&marking, vring.deviceAddress()),",
+    ...{ by: ".split => {},", ring: "split", areas: ["used", "event"] },
+  },
+  {
+    forgets: "event areas of packed rings",
+    file: "vring.zig",
+    text: ".packed_ring => vring.ring.packed_ring.markEvent(&marking, vring.deviceAddress()),",
+    ...{ by: ".packed_ring => {},", ring: "packed", areas: ["event"] },
+  },
+];
+
+/** Builds a copy of libvring with one change. */
+async function build(folder: string, { file, text, by }: Fault): Promise<string> {
+  const source = join(folder, "zig");
+  await Deno.mkdir(source);
+  for await (const { name } of Deno.readDir(`${root}/zig`)) {
+    await Deno.copyFile(`${root}/zig/${name}`, join(source, name));
+  }
+  const before = await Deno.readTextFile(join(source, file));
+  assert.equal(before.split(text).length, 2, `${file} has not once: ${text}`);
+  await Deno.writeTextFile(join(source, file), before.replace(text, () => by));
+  const library = join(folder, "libvring.so");
+  // Not as scripts/build does it: this way it takes seconds.
+  const { code, stderr } = await new Deno.Command(`${root}/scripts/zig`, {
+    args: [
+      ...["build-lib", "-dynamic", "-O", "Debug", "-fllvm", "-lc", "-z", "nodelete", "--name", "vring"],
+      ...[`-femit-bin=${library}`, join(source, "lib.zig")],
+    ],
+  }).output();
+  assert.equal(code, 0, new TextDecoder().decode(stderr));
+  return library;
+}
+
+for (const fault of faults) {
+  Deno.test(`migrate --self-test with a back end that forgets ${fault.forgets}`, async () => {
+    const folder = await Deno.makeTempDir();
+    try {
+      const { code, stdout, stderr } = await new Deno.Command(program, {
+        args: ["migrate", "--self-test", "--json", "--seed", "1", "--rounds", `${rounds}`, "--ring", fault.ring],
+        env: { VHOSTCTL_LIB: await build(folder, fault) },
+      }).output();
+      const [said, told] = [stdout, stderr].map((bytes) => new TextDecoder().decode(bytes));
+      const { rings } = JSON.parse(said!) as SelfTestResult;
+      for (const { ring, failure } of rings) {
+        const found = failure?.differences.map(({ area }) => area) ?? [];
+        assert.equal(found.length > 0, fault.areas.length > 0, `${ring}: ${failure?.reason}`);
+        for (const area of found) assert(fault.areas.includes(area), `${ring}: ${area}`);
+      }
+      assert.equal(code, fault.areas.length > 0 ? 1 : 0, told);
+      if (code === 1) {
+        assert.match(told!, /self-test failed: .* pages differ: they were written and not logged: repeat/);
+      }
+    } finally {
+      await Deno.remove(folder, { recursive: true });
+    }
+  });
+}
