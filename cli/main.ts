@@ -29,6 +29,11 @@ const commands: readonly CommandEntry[] = [
     about: "forward between virtio-net ports, as DPDK's testpmd does",
     load: () => import("./pmd_forward.ts"),
   },
+  {
+    name: "migrate",
+    about: "migrate a guest from one QEMU to another, and tell what became of it",
+    load: () => import("./migrate.ts"),
+  },
   { name: "bench", about: "measure the way from guest to guest, and check it", load: () => import("./bench.ts") },
   {
     name: "tso-test",
@@ -50,6 +55,7 @@ Examples:
   vhostctl serve --queues 4            two ports, four queue pairs each, a switch between them
   vhostctl bench vm2vm                 packets from guest to guest, as fast as they go
   vhostctl tso-test                    big packets to every kind of guest, byte by byte
+  vhostctl migrate --from /run/a/qmp --to tcp:host2:4444    a guest to another host
   vhostctl serve --help                what a command can do
 
 Exit codes: 0 done, 1 the operation failed, 2 wrong usage, 3 the host lacks something.`;

@@ -39,7 +39,10 @@ export interface SelfTestFlags {
 /** Adds them to a command. */
 export function addSelfTestOptions<C extends CommandUnknownOpts>(command: C) {
   return (command as unknown as Command)
-    .option("--self-test", "let simulated guests migrate between two hosts of our own, and compare every page")
+    .addOption(
+      new Option("--self-test", "let simulated guests migrate between two hosts of our own, and compare every page")
+        .conflicts(["from", "to", "toQmp"]),
+    )
     .addOption(
       new Option("--rounds <n>", `of --self-test: how often, with each ring format (default: ${roundsDefault})`)
         .argParser(wholeNumber("--rounds", 1, roundsMax)),

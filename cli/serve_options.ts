@@ -4,10 +4,11 @@
  * @module
  */
 import { Command, Option } from "@commander-js/extra-typings";
+import { join, resolve } from "node:path";
 import type { Lane, PortPlan } from "../mod.ts";
 import { UsageError } from "./error.ts";
 import { cpuList, idleOption, refuseOptions, seconds, socketModeOption, wholeNumber } from "./option.ts";
-import { checkTwice, collectPort, planPorts, type PortOption } from "./port_option.ts";
+import { checkSocket, checkTwice, collectPort, planPorts, type PortOption } from "./port_option.ts";
 import { collectUplink, planUplinks } from "./uplink_option.ts";
 
 const examples = `
@@ -28,6 +29,10 @@ Uplinks, and their settings, parted by commas:
   name=NAME, queues=N, mtu=BYTES
   gro=off      does not put segments of a TCP stream together when they come
 
+The control socket takes lines of JSON and answers each with one: {"command":"ports"} with ports and counters, and after
+{"command":"events"} come those of --json. vhostctl migrate asks there. Where every port has a path of its own and no
+--dir is given, there is one only with --control.
+
 Examples:
   vhostctl serve --queues 4
   vhostctl serve --uplink tap:tap0,queues=2
@@ -35,6 +40,9 @@ Examples:
   vhostctl serve --ports 8 --dir /run/switch --socket-mode 0660 --cpus 2,3 --idle busy
   vhostctl serve --port socket=/tmp/qemu.sock,mode=client --libvirt
   vhostctl serve --json --stats 1 | jq 'select(.event == "stats")'`;
+
+/** The control socket in a folder of sockets. */
+export const controlName = "control.sock";
 
 /** What a later version will have. */
 const absent = ["--state-dir <dir>", "--takeover"];
@@ -68,6 +76,7 @@ function defineOptions() {
         .argParser(seconds("--stats", 0.1)),
     )
     .addOption(socketModeOption())
+    .option("--control <path>", "where to listen for programs that ask, or none (default: control.sock in --dir)")
     .option("--libvirt", "print libvirt XML instead of QEMU arguments")
     .option("--json", "print one JSON object a line")
     .addOption(
@@ -95,6 +104,8 @@ export interface ServePlan {
   /** Where sockets without a path of their own go; undefined when there are none. */
   readonly directory: string | undefined;
   readonly socketMode: number;
+  /** Where programs ask; nowhere, if undefined. */
+  readonly control?: string | undefined;
   /** A CPU for each worker, or undefined for any. */
   readonly workers: readonly (number | undefined)[];
   readonly idle: "adaptive" | "busy" | "sleep";
@@ -132,6 +143,14 @@ function planWorkers(options: ServeOptions, rings: number, { cores }: Surroundin
   return wanted;
 }
 
+/** @param directory Where the default is; undefined where there is none. */
+function planControl(wanted: string | undefined, directory: string | undefined, workingDirectory: string) {
+  if (wanted === "none" || (wanted === undefined && directory === undefined)) return undefined;
+  const path = resolve(workingDirectory, wanted ?? join(directory!, controlName));
+  if (wanted !== undefined) checkSocket(path);
+  return path;
+}
+
 /** Checks everything that can be checked without touching anything; throws a `UsageError`. */
 export function planServe(options: ServeOptions, surroundings: Surroundings): ServePlan {
   const { runtimeDirectory, workingDirectory } = surroundings;
@@ -140,10 +159,18 @@ export function planServe(options: ServeOptions, surroundings: Surroundings): Se
   const guests = planPorts(wanted, { directory, queuePairs: options.queues, workingDirectory });
   const ports = [...guests, ...planUplinks(options.uplink ?? [])];
   checkTwice("name", ports.map(({ name }) => name));
+  const isUsed = options.dir !== undefined || wanted.some((port) => port.socket === undefined);
+  const control = planControl(options.control, isUsed ? directory : undefined, workingDirectory);
+  if (guests.some(({ socket }) => socket === control)) {
+    throw new UsageError(
+      `control socket in a port's place: ${control}: give another with --control PATH, or --control none`,
+    );
+  }
   return {
     ports,
-    directory: wanted.some((port) => port.socket === undefined) ? directory : undefined,
+    directory: isUsed ? directory : undefined,
     socketMode: options.socketMode,
+    control,
     workers: planWorkers(options, ports.reduce((sum, port) => sum + port.offer.queuePairs, 0), surroundings),
     idle: options.idle,
   };

@@ -90,7 +90,8 @@ function jsonRate({ packetsPerSecond, bitsPerSecond }: Rate) {
   return { packets_per_second: Math.round(packetsPerSecond), gbps: Number((bitsPerSecond / 1e9).toFixed(6)) };
 }
 
-function jsonPort({ port, state, queuePairsUp, queuePairs, counters }: PortSample) {
+/** A port and its counters, as `--json` has them. */
+export function jsonPort({ port, state, queuePairsUp, queuePairs, counters }: PortSample) {
   const queues = { queue_pairs_up: queuePairsUp, queue_pairs: queuePairs };
   return { port, state, ...queues, to_guest: counters.toGuest, from_guest: counters.fromGuest };
 }
@@ -100,12 +101,15 @@ export class ServeReport {
   readonly #output: Output;
   readonly #json: boolean;
   readonly #live: boolean;
+  /** Hears every object, whatever is printed. */
+  readonly #heard: (object: object) => void;
   #before: Snapshot | undefined;
 
   /** @param json One object a line instead of text and table. */
-  constructor(output: Output, json: boolean) {
+  constructor(output: Output, json: boolean, heard: (object: object) => void = () => {}) {
     this.#output = output;
     this.#json = json;
+    this.#heard = heard;
     this.#live = output.terminal && !json;
   }
 
@@ -121,7 +125,9 @@ export class ServeReport {
 
   /** Lines for people, `object` for programs. */
   note(object: { readonly event: string; readonly [key: string]: unknown }, ...lines: readonly string[]): void {
-    if (this.#json) this.#output.json({ time: new Date().toISOString(), ...object });
+    const timed = { time: new Date().toISOString(), ...object };
+    this.#heard(timed);
+    if (this.#json) this.#output.json(timed);
     else if (lines.length > 0) this.#output.line(...lines);
   }
 

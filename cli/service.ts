@@ -3,10 +3,13 @@
  *
  * @module
  */
+import { ControlServer } from "./control_server.ts";
+import { CommandError } from "./error.ts";
 import { Output } from "./output.ts";
 import type { ServePlan, Surroundings } from "./serve_options.ts";
-import { ServeReport, type Snapshot } from "./serve_report.ts";
+import { jsonPort, ServeReport, type Snapshot } from "./serve_report.ts";
 import { SwitchServer } from "./switch_server.ts";
+import { whither } from "./whither.ts";
 
 /** What a command says while its ports are served. */
 export interface Service {
@@ -37,7 +40,8 @@ export function surroundings(): Surroundings {
 export async function runService(service: Service): Promise<void> {
   const stopped = stopRequest();
   const output = Output.standard();
-  const report = new ServeReport(output, service.json ?? false);
+  let control: ControlServer | undefined;
+  const report = new ServeReport(output, service.json ?? false, (object) => control?.tell(object));
   try {
     await using server = await SwitchServer.open(service.plan, (event) => {
       report.happened(event);
@@ -45,6 +49,7 @@ export async function runService(service: Service): Promise<void> {
     });
     const running = server.run();
     const started_ms = performance.now();
+    control = await openControl(service.plan, server, report);
     await service.announce(report);
     const timer = printRates(report, server, service.period_s);
     const ends = [stopped, running, ended(output.broken)];
@@ -53,7 +58,35 @@ export async function runService(service: Service): Promise<void> {
     clearInterval(timer);
     service.summary(report, server.snapshot(), started_ms);
   } finally {
+    await control?.[Symbol.asyncDispose]();
     await output.close();
+  }
+}
+
+/** The ports of the plan, with what they counted. */
+function controlledPorts({ ports }: ServePlan, server: SwitchServer): object[] {
+  return server.snapshot().ports.map((port, index) => ({ ...whither(ports[index]!), ...jsonPort(port) }));
+}
+
+/** Without one, the switch serves all the same. */
+async function openControl(
+  plan: ServePlan,
+  server: SwitchServer,
+  report: ServeReport,
+): Promise<ControlServer | undefined> {
+  const { control: path, socketMode: mode } = plan;
+  if (path === undefined) return undefined;
+  try {
+    const control = await ControlServer.open({ path, mode, commands: { ports: () => controlledPorts(plan, server) } });
+    report.note({ event: "control", socket: path });
+    return control;
+  } catch (error) {
+    if (!(error instanceof CommandError)) throw error;
+    report.note(
+      { event: "no_control", socket: path, reason: error.message },
+      `no control socket: ${path}: ${error.message}`,
+    );
+    return undefined;
   }
 }
 

@@ -1,3 +1,3 @@
 # shellcheck shell=bash disable=SC2034
 # Sourced. What Deno is told to let vhostctl do, from the source tree as in the one file. Besides, it may open one library.
-permissions=(--no-prompt --allow-read --allow-write --allow-env --allow-sys --allow-run)
+permissions=(--no-prompt --allow-read --allow-write --allow-env --allow-sys --allow-run --allow-net)

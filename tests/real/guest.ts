@@ -1,10 +1,10 @@
 // A virtual machine with a small Linux under stock QEMU, whose only network device is a vhost-user port of ours.
 // Commands are run in it over a serial port of their own, so that the network may come and go.
 
+import { Qmp } from "../../cli/qmp.ts";
 import { kernelFile } from "./kernel.ts";
 import { findProgram, qemu_command } from "./peers.ts";
 import { eventually, Program, within } from "./process.ts";
-import { Qmp } from "./qmp.ts";
 
 export interface GuestOptions {
   /** The vhost-user socket. Without one the guest has QEMU's own user network. */
@@ -21,6 +21,8 @@ export interface GuestOptions {
   readonly cpus?: number;
   /** false gives the guest memory that nobody else can see, which is what a forgotten share=on does. */
   readonly share?: boolean;
+  /** Waits for a guest that comes by migration, where it is told to listen. */
+  readonly incoming?: boolean;
   /** Where to put QEMU's control sockets. */
   readonly folder: string;
   readonly initramfs: string;
@@ -43,11 +45,14 @@ export class LinuxGuest implements AsyncDisposable {
   readonly #program: Program;
   readonly #serial: SerialPort;
   readonly #qmp: Qmp;
+  /** A QMP socket that nobody is connected to. */
+  readonly freeQmp: string;
   #command = 0;
   #closed = false;
 
-  private constructor(options: GuestOptions, program: Program, serial: SerialPort, qmp: Qmp) {
+  private constructor(options: GuestOptions, control: string, program: Program, serial: SerialPort, qmp: Qmp) {
     this.options = options;
+    this.freeQmp = `${control}/free`;
     this.#program = program;
     this.#serial = serial;
     this.#qmp = qmp;
@@ -71,8 +76,12 @@ export class LinuxGuest implements AsyncDisposable {
     const program = new Program(qemu_command, await qemuArguments(options, control));
     try {
       const serial = await SerialPort.open(`${control}/serial`, program);
-      const guest = new LinuxGuest(options, program, serial, await Qmp.open(`${control}/qmp`));
-      await guest.#serial.until(/@ready\n/, boot_timeout_ms);
+      // While QEMU waits for a back end it greets nobody.
+      const qmp = await eventually("QEMU's QMP socket greets", boot_timeout_ms, () => {
+        return Qmp.open({ transport: "unix", path: `${control}/qmp` }).catch(() => undefined);
+      });
+      const guest = new LinuxGuest(options, control, program, serial, qmp);
+      if (!options.incoming) await guest.#serial.until(/@ready\n/, boot_timeout_ms);
       return guest;
     } catch (cause) {
       await program.stop("SIGKILL");
@@ -179,7 +188,7 @@ export class LinuxGuest implements AsyncDisposable {
     this.#closed = true;
     await this.#program.stop("SIGKILL");
     this.#serial.close();
-    await this.#qmp.close();
+    await this.#qmp[Symbol.asyncDispose]();
   }
 
   /** Fails if QEMU died by itself, which tests should not overlook. */
@@ -240,7 +249,8 @@ async function qemuArguments(options: GuestOptions, control: string): Promise<st
     ],
     ...["-machine", "memory-backend=memory0"],
     ...["-chardev", `socket,id=serial,path=${control}/serial,server=on,wait=off`, "-serial", "chardev:serial"],
-    ...["-qmp", `unix:${control}/qmp,server=on,wait=off`],
+    ...["-qmp", `unix:${control}/qmp,server=on,wait=off`, "-qmp", `unix:${control}/free,server=on,wait=off`],
+    ...options.incoming ? ["-incoming", "defer"] : [],
     ...["-kernel", kernel, "-initrd", options.initramfs],
     ...["-append", "console=ttyS0 quiet panic=-1 mitigations=off nokaslr random.trust_cpu=on no_timer_check"],
     ...network,

@@ -1,0 +1,50 @@
+/**
+ * Asks a running `serve` at its control socket.
+ *
+ * @module
+ */
+import { linesOf, sendLine } from "./lines.ts";
+import { connect, whyUnreachable } from "./socket_address.ts";
+
+/** A port of a `serve`, as its control socket tells it. Counters that an older one lacks are missing. */
+export interface ControlPort {
+  readonly port: string;
+  /** Absolute; missing where the port has none. */
+  readonly socket?: string;
+  readonly state: string;
+  readonly to_guest: Readonly<Record<string, number>>;
+  readonly from_guest: Readonly<Record<string, number>>;
+}
+
+const answer_ms = 2000;
+const answerCharactersMax = 16 << 20;
+
+/** Its ports; where nobody answers, why, in a few words. */
+export async function askPorts(path: string): Promise<readonly ControlPort[] | string> {
+  let connection: Deno.Conn;
+  try {
+    connection = await connect({ transport: "unix", path });
+  } catch (error) {
+    return whyUnreachable(error);
+  }
+  const timer = setTimeout(() => connection.close(), answer_ms);
+  try {
+    await sendLine(connection, { command: "ports" });
+    const { value } = await linesOf(connection, answerCharactersMax).next();
+    const answer = JSON.parse(value ?? "{}") as { return?: readonly ControlPort[]; error?: string };
+    return answer.return ?? answer.error ?? "it closed the connection";
+  } catch {
+    return "it does not answer as vhostctl serve does";
+  } finally {
+    clearTimeout(timer);
+    close(connection);
+  }
+}
+
+function close(connection: Deno.Conn): void {
+  try {
+    connection.close();
+  } catch (reason) {
+    if (!(reason instanceof Deno.errors.BadResource)) throw reason;
+  }
+}
