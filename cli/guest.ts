@@ -3,7 +3,8 @@
  *
  * Takes a line of JSON at a time on stdin and answers each with one on stdout, in order:
  * `{"start":{"guest":0,"to":"52:54:00:00:00:02","size_bytes":64,"check_every":1024}}`, also `"send":false` to receive
- * alone, `"size_min_bytes":60` for frames of any size from there, `"gso_bytes":1448` for frames that are to be cut; `{"stop":{"guest":0}}`: it goes on receiving;
+ * alone, `"size_min_bytes":60` for frames of any size from there, `"gso_bytes":1448` for frames that are to be cut;
+ * `{"stop":{"guest":0}}`: it goes on receiving;
  * `{"stats":{"guest":0}}`; `{"rest":true}`: all stand still until the next start. A failure is answered by
  * `{"error":".."}`. Ends when stdin is closed, or when a back end is gone.
  *

@@ -31,7 +31,7 @@ const commands: readonly CommandEntry[] = [
   },
   {
     name: "migrate",
-    about: "migrate a guest from one QEMU to another, and tell what became of it",
+    about: "migrate a guest from one QEMU to another, or prove that guests can",
     load: () => import("./migrate.ts"),
   },
   { name: "bench", about: "measure the way from guest to guest, and check it", load: () => import("./bench.ts") },
@@ -40,7 +40,6 @@ const commands: readonly CommandEntry[] = [
     about: "prove that big packets arrive as each receiver takes them",
     load: () => import("./tso_test.ts"),
   },
-  { name: "migrate", about: "prove that guests can migrate", load: () => import("./migrate.ts") },
   { name: "guest", about: "simulated guests", hidden: true, load: () => import("./guest.ts") },
   {
     name: "migration-host",

@@ -1,6 +1,6 @@
 /**
- * `vhostctl migration-host`, for this program's own use: a host with a simulated guest that comes and goes, in a process
- * of its own. It does what QEMU does: attaches the guest to a back end, and migrates it to another such process.
+ * `vhostctl migration-host`, for this program's own use: a host with a simulated guest that comes and goes, in a
+ * process of its own. It does what QEMU does: attaches the guest to a back end, and migrates it to another such one.
  *
  * Takes a line of JSON at a time on stdin, `{"call":"pause","with":{"frames":8}}`, and answers each with one on stdout,
  * in order; a failure with `{"error":".."}`. The calls are the methods of `MigrationHost`. Ends when stdin is closed.

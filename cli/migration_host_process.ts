@@ -27,7 +27,7 @@ export class MigrationHostProcess implements AsyncDisposable {
     return new MigrationHostProcess(process);
   }
 
-  /** Calls a method of the `MigrationHost` there. Rejects with a `CommandError` when that fails, or the child is gone. */
+  /** Calls a method of the `MigrationHost` there. Rejects with a `CommandError` when it fails or the child is gone. */
   async call<N extends HostCall>(
     name: N,
     ...[argument]: Argument<N>

@@ -1,6 +1,6 @@
 /**
- * Two hosts for the self-test of `migrate`: at each a back end, and a process for the guest that comes and goes. A third
- * process sends to the guest from a port of each back end, and takes what it sends.
+ * Two hosts for the self-test of `migrate`: at each a back end, and a process for the guest that comes and goes. A
+ * third process sends to the guest from a port of each back end, and takes what it sends.
  *
  * @module
  */

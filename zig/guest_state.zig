@@ -1,5 +1,5 @@
-//! What a simulated guest knows beside its memory, as the state of CPUs and drivers that travels with a migration: where
-//! its rings are, what it sent, what it waits for.
+//! What a simulated guest knows beside its memory, as the state of CPUs and drivers that travels with a migration:
+//! where its rings are, what it sent, what it waits for.
 //!
 //! For two processes of one build: whether bytes are of the same kind of guest is checked, and not what they say.
 
