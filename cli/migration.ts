@@ -43,8 +43,6 @@ interface RunState {
   readonly running: boolean;
 }
 
-/** Looks for the times of a migration that is done. */
-const timeLooksMax = 10;
 const period_ms = 500;
 const cancel_ms = 30_000;
 /** A destination has the guest's state already, and only has to begin. */
@@ -207,15 +205,11 @@ export class Migration implements AsyncDisposable {
   /** Until it ends; returns what QEMU said last. */
   async #follow(stop: AbortSignal): Promise<MigrateInfo> {
     let info: MigrateInfo = {};
-    let looks = 0;
     try {
       while (true) {
         info = await this.#query();
         await this.#take(info);
-        if (!running.includes(info.status ?? "")) {
-          // QEMU has it done a moment before it says how long that took.
-          if (info["total-time"] !== 0 || ++looks > timeLooksMax) return info;
-        }
+        if (!running.includes(info.status ?? "")) return info;
         if (stop.aborted) await this.#cancel(info);
         if (this.#cancelled_ms !== undefined && performance.now() - this.#cancelled_ms > cancel_ms) return info;
         await this.#happenings.wait(period_ms, this.#cancelled_ms === undefined ? stop : undefined);

@@ -14,23 +14,16 @@ export interface PortTally {
   readonly log_pages?: number;
   /** RARP and gratuitous ARP that came from the guest, or were sent for it. */
   readonly announcements?: number;
-  /** Packets for the guest that found its rings down. */
   readonly drop_link_down?: number;
   readonly drop_no_buffer?: number;
 }
 
 const counters = ["log_pages", "announcements", "drop_link_down", "drop_no_buffer"] as const;
 
-/** Of one port. What is dropped counts if it was for the guest, also where the switch counts it elsewhere. */
+/** Of one port, both directions. */
 function countersOf({ to_guest, from_guest }: ControlPort): PortTally {
-  const found: Record<keyof PortTally, readonly (number | undefined)[]> = {
-    log_pages: [to_guest["log_pages"], from_guest["log_pages"]],
-    announcements: [from_guest["announcements"]],
-    drop_link_down: [to_guest["drop_link_down"], to_guest["missed"]],
-    drop_no_buffer: [to_guest["drop_no_buffer"]],
-  };
   const entries = counters.flatMap((name) => {
-    const values = found[name].filter((value) => value !== undefined);
+    const values = [to_guest[name], from_guest[name]].filter((value) => value !== undefined);
     return values.length === 0 ? [] : [[name, values.reduce((sum, value) => sum + value, 0)] as const];
   });
   return Object.fromEntries(entries);

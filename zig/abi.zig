@@ -320,12 +320,9 @@ pub const VringStats = extern struct {
     log_pages: u64,
     /// fromGuest: gratuitous ARP, and RARP that was sent for the guest: it says where it is.
     announcements: u64,
-    /// toGuest, of a port's first ring: packets for the guest that found none of its rings up. Each is a
-    /// `drop_link_down` where it came from.
-    missed: u64,
 
     comptime {
-        assertShape(VringStats, 26 * 8);
+        assertShape(VringStats, 25 * 8);
     }
 };
 

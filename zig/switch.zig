@@ -137,8 +137,6 @@ pub const Switch = struct {
         };
         if (port.receiver_count == 0) {
             stats.drop_link_down += 1;
-            // Several workers may be here.
-            _ = @atomicRmw(u64, &port.vrings[0].stats.missed, .Add, 1, .monotonic);
             return null;
         }
         return @as(u32, number) << 8 | queueOf(port, frame);
