@@ -100,7 +100,8 @@ class Client {
 export class ControlServer implements AsyncDisposable {
   readonly #listener: Deno.UnixListener;
   readonly #parts: ControlParts;
-  readonly #clients = new Set<Client>();
+  /** Each with the end of it. */
+  readonly #clients = new Map<Client, Promise<void>>();
   readonly #accepting: Promise<void>;
   #closed = false;
 
@@ -122,7 +123,7 @@ export class ControlServer implements AsyncDisposable {
 
   /** Tells those who want to know. */
   tell(event: object): void {
-    for (const client of this.#clients) client.tell(event);
+    for (const client of this.#clients.keys()) client.tell(event);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -130,14 +131,16 @@ export class ControlServer implements AsyncDisposable {
     // Removes the socket as well.
     this.#listener.close();
     await this.#accepting;
-    await Promise.all([...this.#clients].map((client) => client.finish()));
+    const served = [...this.#clients.values()];
+    await Promise.all([...this.#clients.keys()].map((client) => client.finish()));
+    await Promise.all(served);
   }
 
   async #accept(): Promise<void> {
     while (!this.#closed) {
       try {
         const client = new Client(await this.#listener.accept(), this.#parts.commands);
-        if (this.#clients.size < clientsMax) void this.#serve(client);
+        if (this.#clients.size < clientsMax) this.#clients.set(client, this.#serve(client));
         else void client.refuse(`too many clients: ${clientsMax}: end one of them`).then(() => client.close());
       } catch {
         // For want of file descriptors, say: it is tried again.
@@ -147,7 +150,6 @@ export class ControlServer implements AsyncDisposable {
   }
 
   async #serve(client: Client): Promise<void> {
-    this.#clients.add(client);
     await client.serve();
     this.#clients.delete(client);
   }

@@ -209,6 +209,7 @@ export class Migration implements AsyncDisposable {
       while (true) {
         info = await this.#query();
         await this.#take(info);
+        if (info.status === "completed") return await this.#completed(info);
         if (!running.includes(info.status ?? "")) return info;
         if (stop.aborted) await this.#cancel(info);
         if (this.#cancelled_ms !== undefined && performance.now() - this.#cancelled_ms > cancel_ms) return info;
@@ -220,15 +221,25 @@ export class Migration implements AsyncDisposable {
     }
   }
 
+  /** QEMU says that it is done before it has its sums. */
+  async #completed(first: MigrateInfo): Promise<MigrateInfo> {
+    let info = first;
+    for (let tries = 0; tries < 10 && !info["total-time"]; tries++) {
+      await pause(50);
+      info = await this.#query();
+    }
+    return info;
+  }
+
   async #take(info: MigrateInfo): Promise<void> {
     const before = this.#counts;
-    const hasStopped = this.#happenings.stopped && this.#gap === undefined;
     const isDue = performance.now() - this.#taken_ms >= period_ms / 2;
-    if (isDue || hasStopped) this.#counts = await this.#count();
-    if (hasStopped) {
-      // While it ran nothing of the source's was without its guest; what came since it stopped counts from the start.
-      const { drop_link_down } = before.source;
-      const source = drop_link_down === undefined ? this.#counts.source : { ...this.#counts.source, drop_link_down };
+    const isNewStop = () => this.#happenings.stopped && this.#gap === undefined;
+    if (isDue || isNewStop()) this.#counts = await this.#count();
+    if (isNewStop()) {
+      // What has no port to go to on the source has none since the guest stopped, which was before this was heard of.
+      const { drop_no_buffer } = this.#counts.source;
+      const source = drop_no_buffer === undefined ? this.#counts.source : { ...before.source, drop_no_buffer };
       this.#gap = { ...this.#counts, source };
     }
     if (!running.includes(info.status ?? "")) return;
@@ -398,9 +409,9 @@ function pause(milliseconds: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, milliseconds));
 }
 
-function dropsOf({ drop_link_down, drop_no_buffer }: PortTally): Drops | null {
-  if (drop_link_down === undefined && drop_no_buffer === undefined) return null;
-  return { link_down: drop_link_down ?? 0, no_buffer: drop_no_buffer ?? 0 };
+function dropsOf({ drop_link_down, drop_no_port, drop_no_buffer }: PortTally): Drops | null {
+  if (drop_link_down === undefined) return null;
+  return { link_down: drop_link_down, no_port: drop_no_port ?? 0, no_buffer: drop_no_buffer ?? 0 };
 }
 
 function withoutStop(text: string): string {

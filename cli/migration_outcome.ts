@@ -14,7 +14,10 @@ export interface SideState {
 
 /** Packets that were not delivered, by reason. */
 export interface Drops {
+  /** To a port whose guest is not there, and to nobody, from all ports of that `serve`. */
   readonly link_down: number;
+  readonly no_port: number;
+  /** To the guest's ports. */
   readonly no_buffer: number;
 }
 
@@ -50,7 +53,8 @@ export function sourceText(status: string, destination: string): string {
 
 function dropsText(drops: Drops | null | undefined): string[] {
   if (drops === null || drops === undefined) return [];
-  return [`dropped while it stood still: ${drops.link_down} link down, ${drops.no_buffer} no buffer`];
+  const { link_down, no_port, no_buffer } = drops;
+  return [`dropped while it stood still: ${link_down} link down, ${no_port} no port, ${no_buffer} no buffer`];
 }
 
 /** What `serve` counted on one side, below what that side says itself. */

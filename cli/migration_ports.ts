@@ -14,15 +14,21 @@ export interface PortTally {
   readonly log_pages?: number;
   /** RARP and gratuitous ARP that came from the guest, or were sent for it. */
   readonly announcements?: number;
-  readonly drop_link_down?: number;
+  /** To the guest's ports. */
   readonly drop_no_buffer?: number;
+  /** From all ports, also to others that are down: these are counted where a packet came from. */
+  readonly drop_link_down?: number;
+  readonly drop_no_port?: number;
 }
 
-const counters = ["log_pages", "announcements", "drop_link_down", "drop_no_buffer"] as const;
+const counters = ["log_pages", "announcements", "drop_no_buffer", "drop_link_down", "drop_no_port"] as const;
+type CounterName = typeof counters[number];
+const ofAllPorts: readonly CounterName[] = ["drop_link_down", "drop_no_port"];
 
-/** Of one port, both directions. */
-function countersOf({ to_guest, from_guest }: ControlPort): PortTally {
-  const entries = counters.flatMap((name) => {
+/** Of one port, both directions; the guest's own, or another one. */
+function countersOf({ to_guest, from_guest }: ControlPort, isOurs: boolean): PortTally {
+  const names = isOurs ? counters : ofAllPorts;
+  const entries = names.flatMap((name) => {
     const values = [to_guest[name], from_guest[name]].filter((value) => value !== undefined);
     return values.length === 0 ? [] : [[name, values.reduce((sum, value) => sum + value, 0)] as const];
   });
@@ -69,7 +75,7 @@ function realPath(path: string): string {
 
 /** The `serve` processes of one side; each time it is asked anew, so that one may end and come back. */
 export class SidePorts {
-  /** By control socket; of one that was named without its guest being known, all ports that begin to run. */
+  /** By control socket; of one that was named without its guest being known, all ports that were not busy before. */
   readonly #controls: ReadonlyMap<string, ReadonlySet<string> | "new">;
   /** Ports that were busy before, of those of which it is not known whose they are. */
   readonly #others = new Set<string>();
@@ -123,11 +129,11 @@ export class SidePorts {
     for (const port of ports) {
       const key = `${control}\n${port.port}`;
       const last = this.#last.get(key);
-      const now = countersOf(port);
-      this.#last.set(key, now);
       if (sockets === "new" && last === undefined && port.state === "running") this.#others.add(key);
-      const isOurs = sockets === "new" ? !this.#others.has(key) && port.state === "running" : this.#has(sockets, port);
-      if (isOurs) this.#tally = combine(this.#tally, grown(now, last), (one, other) => one + other);
+      const isOurs = sockets === "new" ? !this.#others.has(key) : this.#has(sockets, port);
+      const now = countersOf(port, isOurs);
+      this.#last.set(key, now);
+      this.#tally = combine(this.#tally, grown(now, last), (one, other) => one + other);
     }
   }
 

@@ -103,6 +103,7 @@ function stopRequest(): Promise<void> {
 }
 
 function ended(signal: AbortSignal): Promise<void> {
+  if (signal.aborted) return Promise.resolve();
   return new Promise((resolve) => signal.addEventListener("abort", () => resolve(), { once: true }));
 }
 

@@ -388,9 +388,16 @@ Deno.test("pages, announcements and drops come from the control sockets beside t
     to_guest: { ...counters },
     from_guest: { log_pages: 1, announcements: 0, drop_link_down: 0, drop_no_buffer: 0 },
   });
+  const uplink = () => ({
+    port: "uplink0",
+    state: "running",
+    to_guest: {},
+    from_guest: { drop_no_port: lost.packets },
+  });
+  const lost = { packets: 5 };
   const other = { ...port(), port: "port1", socket: `${folder}/port1.sock`, to_guest: { log_pages: 1e6 } };
   const path = `${folder}/control.sock`;
-  const control = await ControlServer.open({ path, mode: 0o600, commands: { ports: () => [port(), other] } });
+  const control = await ControlServer.open({ path, mode: 0o600, commands: { ports: () => [port(), other, uplink()] } });
   source.answers["human-monitor-command"] = " \\ net0: index=0,type=vhost-user,vhost-user0 to chr0\r\n";
   source.answers["qom-get"] = ({ path }: Record<string, unknown>) => {
     assert.equal(path, "/chardevs/chr0");
@@ -405,11 +412,12 @@ Deno.test("pages, announcements and drops come from the control sockets beside t
   const story = new Story(async (progress) => {
     if (progress.pass !== 2) return;
     counters.drop_link_down += 3;
+    lost.packets += 2;
     await source.tell("STOP");
   });
   const result = await story.run(options("--from", source.path, "--to", "tcp:h:1"));
   assert.equal(result.logged_pages, 50);
-  assert.deepEqual(result.dropped?.source, { link_down: 3, no_buffer: 0 });
+  assert.deepEqual(result.dropped?.source, { link_down: 3, no_port: 2, no_buffer: 0 });
   assert.equal(result.not_known.source, undefined);
   assert.equal(result.announcements, null);
   await control[Symbol.asyncDispose]();

@@ -319,7 +319,7 @@ Deno.test("nobody reads any more: it ends, and leaves no sockets", async () => {
   const script = `"$0" serve --dir "$1" --json --stats 0.1 | head -n 1; echo "\${PIPESTATUS[0]}"`;
   const shell = new Program("bash", ["-c", script, vhostctl, bench.folder]);
   await shell.finished;
-  assert.match(shell.since(), /"event":"memory".*\n0\n$/);
+  assert.match(shell.since(), /"event":"control".*\n0\n$/);
   assert.deepEqual([...Deno.readDirSync(bench.folder)], []);
 });
 

@@ -31,7 +31,7 @@ export interface MoveResult {
   readonly passes: number;
   readonly logged_pages: number;
   readonly announcements: number;
-  readonly dropped: Readonly<Record<"source" | "destination", { link_down: number; no_buffer: number }>>;
+  readonly dropped: Readonly<Record<"source" | "destination", Readonly<Record<string, number>>>>;
 }
 
 /** One that runs; `program` can be stopped as by Ctrl-C. */
@@ -261,7 +261,9 @@ export class Move implements AsyncDisposable {
 
 /** For the log of the tests: figures are told, not judged. */
 export function tell(what: string, result: MoveResult, ping: { sent: number; answered: number }): void {
-  const drops = [result.dropped.source, result.dropped.destination].map((side) => side.link_down + side.no_buffer);
+  const drops = [result.dropped.source, result.dropped.destination].map((side) =>
+    Object.values(side).reduce((sum, count) => sum + count, 0)
+  );
   console.error(
     `${what}: ${result.total_ms} ms, downtime ${result.downtime_ms} ms, ${result.passes} passes, ` +
       `${result.logged_pages} pages logged, ${result.announcements} announcements, dropped ${drops.join(" + ")}, ` +
