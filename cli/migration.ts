@@ -310,7 +310,10 @@ export class Migration implements AsyncDisposable {
   }
 
   #reason(info: MigrateInfo): string {
-    if (info["error-desc"] !== undefined) return withoutStop(info["error-desc"]);
+    if (info["error-desc"] !== undefined) {
+      const advice = this.#plan.postcopy ? ": post-copy takes vhostctl serve with postcopy=on at the destination" : "";
+      return withoutStop(info["error-desc"]) + advice;
+    }
     if (this.#cancelled_ms !== undefined) return `QEMU has not cancelled within ${cancel_ms / 1000} s: ${info.status}`;
     return `QEMU gives no reason: ${info.status}`;
   }

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { duration, type Output, quantity, type Style } from "./output.ts";
+import { byteQuantity, duration, type Output, quantity, type Style } from "./output.ts";
 
 /** One side when all is over. */
 export interface SideState {
@@ -82,7 +82,7 @@ function headLines(result: MigrationResult, output: Output): string[] {
     ...downtime_ms === null ? [] : [`downtime ${duration(downtime_ms)}`],
   ];
   const sent = transferred_bytes === null ? [] : [
-    `RAM: ${quantity(transferred_bytes)}B sent in ${passes === 1 ? "1 pass" : `${passes} passes`}` +
+    `RAM: ${byteQuantity(transferred_bytes)} sent in ${passes === 1 ? "1 pass" : `${passes} passes`}` +
     (postcopy ? ", the rest by post-copy" : ""),
   ];
   const reason = result.reason === undefined ? "" : `: ${result.reason}`;

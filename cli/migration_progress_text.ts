@@ -4,17 +4,17 @@
  * @module
  */
 import type { Progress, Stall } from "./migration_progress.ts";
-import { duration, quantity } from "./output.ts";
+import { byteQuantity, duration, quantity } from "./output.ts";
 
 /** One line, short enough for most terminals: what matters most comes first. */
 export function progressText(progress: Progress): string {
   const { status, pass, remaining_bytes, estimated_ms, logged_pages } = progress;
   if (progress.total_bytes === 0) return `${status} for ${duration(1000 * progress.seconds)}`;
   const parts = [
-    `${status}: ${quantity(remaining_bytes)}B of ${quantity(progress.total_bytes)}B left`,
+    `${status}: ${byteQuantity(remaining_bytes)} of ${byteQuantity(progress.total_bytes)} left`,
     `pass ${pass}`,
-    `sends ${quantity(progress.bytes_per_second)}B/s`,
-    `dirtied ${quantity(progress.dirty_bytes_per_second)}B/s (${quantity(progress.dirty_pages_per_second)} pages/s)`,
+    `sends ${byteQuantity(progress.bytes_per_second)}/s`,
+    `dirtied ${byteQuantity(progress.dirty_bytes_per_second)}/s (${quantity(progress.dirty_pages_per_second)} pages/s)`,
     estimated_ms === null ? "no end in sight" : `${duration(estimated_ms)} to go`,
     ...logged_pages === null ? [] : [`${quantity(logged_pages)} pages logged by us`],
   ];
@@ -30,7 +30,7 @@ function roundUp(value: number): number {
 /** What is the matter, and what can be done. */
 export function stallLines(stall: Stall, toPostcopy: boolean): string[] {
   const { dirty_bytes_per_second, bytes_per_second, downtime_needed_ms } = stall;
-  const rates = `dirties ${quantity(dirty_bytes_per_second)}B/s, ${quantity(bytes_per_second)}B/s are sent`;
+  const rates = `dirties ${byteQuantity(dirty_bytes_per_second)}/s, ${byteQuantity(bytes_per_second)}/s are sent`;
   const head = `does not converge: the guest ${rates}, and ${
     quantity(stall.remaining_bytes)
   }B are left in pass ${stall.pass}`;
@@ -40,8 +40,8 @@ export function stallLines(stall: Stall, toPostcopy: boolean): string[] {
     `${head}: it goes on; Ctrl-C cancels, and one of these helps:`,
     `  --max-downtime ${longer}   the guest stands still for that long`,
     "  --auto-converge       the guest is slowed down until it fits",
-    "  --postcopy            the guest starts there first, where both QEMU and vhostctl serve have it",
-    `  --max-bandwidth       more than ${quantity(bytes_per_second)}B/s, where that was your limit, or a faster way`,
+    "  --postcopy            the guest starts there first, where QEMU has it, and vhostctl serve with postcopy=on",
+    `  --max-bandwidth       more than ${byteQuantity(bytes_per_second)}/s, where that was your limit, or a faster way`,
     "  or let the guest write less meanwhile",
   ];
 }

@@ -21,6 +21,12 @@ export function quantity(value: number): string {
   return `${rest.toPrecision(3)} ${prefixes[step]}`;
 }
 
+/** An amount of bytes: `0 B`, `1.23 MB`. */
+export function byteQuantity(bytes: number): string {
+  const text = quantity(bytes);
+  return text.includes(" ") ? `${text}B` : `${text} B`;
+}
+
 /** A duration in the largest fitting unit: `850 ms`, `12.5 s`, `3 min 5 s`, `2 h 10 min`. */
 export function duration(milliseconds: number): string {
   if (milliseconds < 1000) return `${Math.round(milliseconds)} ms`;
