@@ -15,6 +15,7 @@ import {
   type MigrationFailure,
   type RingResult,
   type SelfTestResult,
+  wayText,
 } from "./migration_result.ts";
 import { type Account, MigrationRig, type Side, switched } from "./migration_rig.ts";
 import { playRound, type RoundOutcome } from "./migration_round.ts";
@@ -88,14 +89,16 @@ class Tally {
     const received = (one: GuestCounters) => one.received + one.heard;
     const senders = (what: (one: GuestCounters) => number) => what(after.senders) - what(before.senders);
     const { toGuest, fromGuest, marked } = switched(before, after);
+    const names = ["to the guest", "from the guest"];
     const ways = [
-      { ...toGuest, sent: senders(sent), received: received(guest) },
-      { ...fromGuest, sent: sent(guest), received: senders(received) },
-    ];
+      { ...toGuest, sent: senders(sent) + toGuest.added, received: received(guest) },
+      { ...fromGuest, sent: sent(guest) + fromGuest.added, received: senders(received) },
+    ].map((way) => ({ ...way, dropped: Object.values(way.drops).reduce((sum, count) => sum + count, 0) }));
     for (const way of ways) {
-      const gone = Object.entries(way.drops);
-      for (const [reason, count] of gone) this.#dropped[reason] = (this.#dropped[reason] ?? 0) + count;
-      this.#sent += way.sent + way.added;
+      for (const [reason, count] of Object.entries(way.drops)) {
+        this.#dropped[reason] = (this.#dropped[reason] ?? 0) + count;
+      }
+      this.#sent += way.sent;
       this.#received += way.received;
     }
     this.#marked = marked === undefined || this.#marked === undefined ? undefined : this.#marked + marked;
@@ -106,21 +109,18 @@ class Tally {
     this.#overtaken += late + guest.reordered - reordered;
     this.#judge({
       // Lost packets may not hide behind others that nobody sent: each way counts by itself.
-      unaccounted: ways.reduce((sum, { sent, added, received, drops }) => {
-        const dropped = Object.values(drops).reduce((total, count) => total + count, 0);
-        return sum + Math.abs(sent + added - received - dropped);
-      }, 0),
+      unaccounted: ways.reduce((sum, way) => sum + Math.abs(way.sent - way.received - way.dropped), 0),
       ...{ reordered, duplicated: both("duplicated"), corrupted: both("corrupted"), broken: both("broken") },
-    });
+    }, ways.map((way, index) => wayText(names[index]!, way)).filter((text) => text !== ""));
   }
 
-  #judge(faults: Faults): void {
+  #judge(faults: Faults, details: readonly string[]): void {
     const names = Object.keys(zero) as (keyof Faults)[];
     this.#faults = Object.fromEntries(
       names.map((name) => [name, this.#faults[name] + faults[name]]),
     ) as unknown as Faults;
     const text = faultsText(faults);
-    if (text !== "") this.fail(`packets: ${text}`);
+    if (text !== "") this.fail([`packets: ${text}`, ...details].join("; "));
   }
 
   /** A round came to no end. */
@@ -160,6 +160,7 @@ async function live(
 ): Promise<Side> {
   let side = first;
   await rig.listen(life);
+  await rig.settle(undefined);
   const before = await rig.account();
   await rig.host(side).call("open", { socket: rig.socket(side), shape: life.shape });
   await rig.host(side).call("attach", {});

@@ -66,6 +66,20 @@ export interface SelfTestResult {
   readonly ok: boolean;
 }
 
+/** What became of packets of one way. */
+export interface Way {
+  /** Pieces of what was cut included, as in `received`. */
+  readonly sent: number;
+  readonly received: number;
+  readonly dropped: number;
+}
+
+/** Where packets are missing, or there are too many, in words; empty, if neither. */
+export function wayText(name: string, { sent, received, dropped }: Way): string {
+  if (sent === received + dropped) return "";
+  return `${name}: ${sent} sent, ${received} received, ${dropped} dropped`;
+}
+
 /** The faults that there are, in words; empty without any. */
 export function faultsText({ unaccounted, duplicated, reordered, corrupted, broken }: Faults): string {
   return Object.entries({ unaccounted, duplicated, reordered, corrupted, "broken rings": broken })
