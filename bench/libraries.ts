@@ -2,8 +2,9 @@
  * Builds of libvring against each other, and against DPDK's testpmd and our own forwarders: what a change is worth.
  *
  *   VHOSTCTL_LIB=build/libvring-x86_64_v4.so ./scripts/deno run --allow-all bench/libraries.ts \\
- *     [--size 64] [--ring split] [--seconds 20] BASE.so OTHER.so ... [dpdk] [pmd-forward] [typescript]
+ *     [--size 64] [--ring split] [--seconds 20] BASE.so OTHER.so ... [log:BASE.so] [dpdk] [pmd-forward] [typescript]
  *
+ * `log:` before a library: the same, with guests that migrate.
  * `pmd-forward` is ours in io mode, `typescript` the same through `EthDev` (bench/forward.ts); both in bursts of 32.
  *
  * All live at once and take turns on the same CPUs; the guests are always those of $VHOSTCTL_LIB. For each distance of
@@ -89,10 +90,12 @@ async function startForwarder(stack: AsyncDisposableStack, library: string) {
   return { forwarder: serve.process, sockets: serve.sockets };
 }
 
-async function startContender(stack: AsyncDisposableStack, library: string): Promise<Contender> {
+async function startContender(stack: AsyncDisposableStack, name: string): Promise<Contender> {
+  const library = name.replace(/^log:/, "");
   const { forwarder, sockets } = await startForwarder(stack, library);
   stack.use(new StopGuard([forwarder.pid]));
-  const pair = stack.use(await GuestPair.start(wanted, { ...pairOptions(sockets, measurement), together: true }));
+  const options = { ...pairOptions(sockets, measurement), together: true, logs: library !== name };
+  const pair = stack.use(await GuestPair.start(wanted, options));
   await pair.rest();
   forwarder.signal("SIGSTOP");
   return { forwarder, pair };

@@ -41,6 +41,7 @@ function guestCommand() {
       new Option("--offload <takes>", "send what is to be cut and finished by others, and take so much of that")
         .argParser(choice("--offload", takings)),
     )
+    .option("--logs", "as if the guests migrated")
     .addOption(
       new Option("--wait <how>", "without traffic").default("yield" as const)
         .argParser(choice("--wait", ["poll", "yield"])),

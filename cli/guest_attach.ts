@@ -12,6 +12,7 @@ import {
   Guest,
   type GuestOptions,
   hasFeature,
+  openMemoryFile,
   type Pump,
   VringError,
 } from "../mod.ts";
@@ -27,6 +28,8 @@ export interface AttachOptions {
   readonly frameBytes: number;
   /** Leaves frames to be cut to others, and takes so much of that; neither, if undefined. */
   readonly offload?: Taking | undefined;
+  /** As if it migrated: what is written to it is marked in a dirty log, which nobody reads. */
+  readonly logs?: boolean | undefined;
 }
 
 /** A guest whose rings run, and its connection, which ends them. */
@@ -90,6 +93,19 @@ function chooseFeatures(offered: bigint, { ring, queues, offload }: AttachOption
   return needed | offered & featureSet(["EVENT_IDX", "INDIRECT_DESC", "PROTOCOL_FEATURES"]);
 }
 
+/** In QEMU's order, at the start of a migration. */
+async function log(frontend: Frontend, guest: Guest, features: bigint): Promise<void> {
+  const end = guest.regions.reduce((most, { gpa, size }) => gpa + size > most ? gpa + size : most, 0n);
+  const size = (end >> 18n) * 8n + 8n;
+  using file = openMemoryFile(size);
+  await frontend.request("SET_LOG_BASE", { size, offset: 0n }, [file.number]);
+  await frontend.setFeatures(features | featureSet(["LOG_ALL"]));
+  for (let index = 0; index < 2 * guest.queuePairs; index++) {
+    const { desc, avail, used, log = 0n } = guest.vring(index);
+    await frontend.request("SET_VRING_ADDR", { index, flags: 1, desc, used, avail, log });
+  }
+}
+
 /** Opens a guest for a back end and starts its rings. */
 async function introduce(frontend: Frontend, options: AttachOptions): Promise<Guest> {
   await frontend.handshake();
@@ -107,6 +123,7 @@ async function introduce(frontend: Frontend, options: AttachOptions): Promise<Gu
     // Without protocol features rings are enabled from the start (vhost-user, Ring states).
     if (acknowledged) { for (const index of rings) await frontend.enableVring(index, true); }
     await frontend.driverOk();
+    if (options.logs === true) await log(frontend, guest, features);
     return guest;
   } catch (reason) {
     await guest.close();

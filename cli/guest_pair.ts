@@ -14,6 +14,8 @@ export interface PairOptions {
   readonly together: boolean;
   /** Without traffic: `yield` where the forwarder wants the same CPU. */
   readonly wait: "poll" | "yield";
+  /** As if both migrated. */
+  readonly logs?: boolean;
   /** Every so many packets one is checked byte by byte. */
   readonly checkEvery: number;
 }
@@ -41,6 +43,7 @@ async function startGuests(wanted: Case, options: PairOptions): Promise<[sender:
   const start = (...guests: readonly (0 | 1)[]) =>
     GuestProcess.start({
       ...{ ring, ringSize, queues, frameBytes, offload, cpu: options.cpus[guests[0]!]!, wait: options.wait },
+      logs: options.logs,
       sockets: guests.map((guest) => options.sockets[guest]!),
       macs: guests.map((guest) => macs[guest]!),
     });

@@ -21,6 +21,7 @@ export interface GuestOptions {
   readonly wait: "poll" | "yield";
   /** What the guests send may be left to others, and what they take of that; nothing and nothing, if undefined. */
   readonly offload?: CaseOffload | undefined;
+  readonly logs?: boolean | undefined;
 }
 
 /** What a guest is to send, as fast as it can. */
@@ -70,6 +71,7 @@ function guestArguments(options: GuestOptions): string[] {
     ...["--frame-bytes", `${options.frameBytes}`, "--wait", options.wait],
     ...options.cpu === undefined ? [] : ["--cpu", `${options.cpu}`],
     ...options.offload === undefined ? [] : ["--offload", options.offload.receiver_takes],
+    ...options.logs === true ? ["--logs"] : [],
   ];
 }
 
