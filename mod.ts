@@ -81,6 +81,7 @@ export {
   type VringState,
   type VringStats,
 } from "./ffi/port.ts";
+export * from "./ffi/post_copy.ts";
 export * from "./ffi/pump.ts";
 export * from "./ffi/uplink.ts";
 export * from "./pmd/devargs.ts";

@@ -19,11 +19,12 @@ export interface PortOption {
   readonly mtu?: number;
   readonly features?: readonly string[];
   readonly "guest-tso"?: boolean;
+  readonly postcopy?: boolean;
 }
 
 /** What a socket's address has room for (unix(7)), without the zero at the end. */
 const pathBytesMax = 107;
-const keys = ["name", "socket", "mode", "queues", "mac", "mtu", "features", "guest-tso"] as const;
+const keys = ["name", "socket", "mode", "queues", "mac", "mtu", "features", "guest-tso", "postcopy"] as const;
 const modes: readonly PortMode[] = ["server", "client"];
 
 /** QEMU takes a port's name as an id (its `id_wellformed`). `option` is for the message. */
@@ -71,6 +72,7 @@ const parsers = {
   mtu: wholeNumber("mtu= in --port", 68, 65535),
   features,
   "guest-tso": onOff("guest-tso= in --port"),
+  postcopy: onOff("postcopy= in --port"),
 } satisfies Record<(typeof keys)[number], (text: string) => unknown>;
 
 /** Commas part the settings; one within a value is written twice, as QEMU has it. `option` is for the message. */
@@ -140,6 +142,14 @@ function planSocket(option: PortOption, name: string, { directory, workingDirect
   return isAbsolute(socket) ? normalize(socket) : join(workingDirectory, socket);
 }
 
+/** QEMU 11.1 (not 7.2) then waits for the answer to a request that it did not send, and the guest is lost. */
+function checkPostCopy({ postcopy = false, queues }: PortOption, name: string, { queuePairs }: PortDefaults): void {
+  if (!postcopy || (queues ?? queuePairs) === 1) return;
+  throw new UsageError(
+    `cannot serve post-copy with several queue pairs: ${name}: QEMU waits for ever at the end: give queues=1`,
+  );
+}
+
 /** Fills in names, sockets and MACs; throws a `UsageError` where two ports would clash. */
 export function planPorts(options: readonly PortOption[], defaults: PortDefaults): PortPlan[] {
   const names = options.map((option, index) => option.name ?? `port${index}`);
@@ -154,6 +164,7 @@ export function planPorts(options: readonly PortOption[], defaults: PortDefaults
     const socket = sockets[index]!;
     const address = option.mac ?? macOf(socket, macs);
     macs.add(address);
+    checkPostCopy(option, names[index]!, defaults);
     return {
       name: names[index]!,
       socket,
@@ -162,6 +173,7 @@ export function planPorts(options: readonly PortOption[], defaults: PortDefaults
       offer: makeOffer({
         queuePairs: option.queues ?? defaults.queuePairs,
         mtu: option.mtu,
+        postCopy: option.postcopy,
         withheld: option.features ?? [],
       }),
       guestTso: option["guest-tso"],

@@ -7,9 +7,11 @@ import {
   drainEventfd,
   Engine,
   featureSet,
+  hasProtocolFeature,
   openPortService,
   type PortEvent,
   type PortService,
+  postCopyObstacle,
   Pump,
   UplinkError,
   VringError,
@@ -57,6 +59,14 @@ function addWorker(engine: Engine, cpu: number | undefined, idle: ServePlan["idl
   }
 }
 
+/** Said now: in the middle of a migration it would be too late. */
+function checkPostCopy(ports: ServePlan["ports"]): void {
+  const port = ports.find(({ offer }) => hasProtocolFeature(offer.protocolFeatures, "PAGEFAULT"));
+  const obstacle = port === undefined ? undefined : postCopyObstacle();
+  if (obstacle === undefined) return;
+  throw new HostError(`this host does not allow post-copy: ${obstacle}, or leave postcopy=on of ${port!.name} out`);
+}
+
 /** Serves from `open` until it is disposed of. */
 export class SwitchServer implements AsyncDisposable {
   readonly #engine: Engine;
@@ -81,6 +91,7 @@ export class SwitchServer implements AsyncDisposable {
     if (plan.directory !== undefined) makeSocketDirectory(plan.directory);
     await using stack = new AsyncDisposableStack();
     const engine = stack.use(openEngine(plan.ports.length));
+    checkPostCopy(plan.ports);
     try {
       const workers = plan.workers.map((cpu) => addWorker(engine, cpu, plan.idle));
       const server = new SwitchServer(engine, stack.use(Pump.open()), workers);

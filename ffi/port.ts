@@ -223,6 +223,26 @@ export class Port implements Dataplane, Disposable {
     this.#changed?.(index);
   }
 
+  advisePostCopy(): number {
+    return check("prepare post-copy", library().port_advise_post_copy(...this.#place()));
+  }
+
+  listenPostCopy(): void {
+    check("begin post-copy", library().port_listen_post_copy(...this.#place()));
+  }
+
+  endPostCopy(): void {
+    check("end post-copy", library().port_end_post_copy(...this.#place()));
+  }
+
+  regionAddress(region: Region): bigint {
+    const row = writeStruct("Region", rowOf(region));
+    const address = new BigUint64Array(1);
+    const code = library().port_region_address(...this.#place(), row, address);
+    check(`locate region at ${hex(region.gpa)}`, code);
+    return address[0]!;
+  }
+
   reset(): void {
     check(`reset port ${this.number}`, library().port_reset(...this.#place()));
     this.#kicks.clear();

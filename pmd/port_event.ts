@@ -18,6 +18,8 @@ export type Occurrence =
   | { readonly event: "started"; readonly ring: "split" | "packed"; readonly features: readonly string[] }
   /** No ring runs any more, and the front end is still there. */
   | { readonly event: "stopped" }
+  /** A guest runs here whose memory is still on its way, or has all come. */
+  | { readonly event: "post_copy"; readonly phase: "listening" | "over" }
   /** A request got a nack; the session goes on. */
   | { readonly event: "nack"; readonly reason: string }
   | { readonly event: "disconnected"; readonly reason: string }
@@ -59,6 +61,10 @@ function text(happened: PortEvent): string {
       return `started: ${happened.ring} rings: ${happened.features.join(" ")}`;
     case "stopped":
       return `stopped: the ${peer} is still connected`;
+    case "post_copy":
+      return happened.phase === "listening"
+        ? "post-copy: the guest's memory is fetched as it is needed"
+        : "post-copy is over: all of the guest's memory is here";
     case "nack":
       return happened.reason;
     case "disconnected":

@@ -176,6 +176,7 @@ export class PortServer implements PortService {
       listener: {
         started: (features) => this.#started(features),
         stopped: () => this.#stopped(),
+        postCopy: (phase) => this.#tell({ event: "post_copy", phase }),
         refused: (reason) => this.#tell({ event: "nack", reason }),
         closed: (reason) => this.#ended(reason),
       },

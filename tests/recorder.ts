@@ -7,6 +7,9 @@ import type { FakeFds } from "./fake_fds.ts";
 const ringPacked = 1n << 34n;
 const logAll = 1n << 26n;
 
+/** Where the guest's address 0 would be mapped. */
+export const mappedAt = 0x7a00_0000_0000n;
+
 export class Recorder implements Dataplane {
   /** One line for each call, as in `start 0` or `call 1 signalled`. */
   readonly calls: string[] = [];
@@ -22,15 +25,16 @@ export class Recorder implements Dataplane {
   /** How far a ring gets from start to stop. */
   advance = 0;
   readonly #eventfds = new Map<string, number>();
+  #userfault: number | undefined;
   readonly #fds: FakeFds;
 
   constructor(fds: FakeFds) {
     this.#fds = fds;
   }
 
-  /** Eventfds that it owns. */
+  /** Eventfds and userfaultfd that it owns. */
   get fdCount(): number {
-    return this.#eventfds.size;
+    return this.#eventfds.size + (this.#userfault === undefined ? 0 : 1);
   }
 
   /** The calls since the last time. */
@@ -160,7 +164,35 @@ export class Recorder implements Dataplane {
     if (kind === "call" && this.running.has(index)) this.calls.push(`call ${index} signalled`);
   }
 
+  advisePostCopy(): number {
+    this.#record("advise");
+    this.#userfault = this.#replaceUserfault(this.#fds.open().take());
+    return this.#userfault;
+  }
+
+  #replaceUserfault<F extends number | undefined>(fd: F): F {
+    if (this.#userfault !== undefined) this.#fds.close(this.#userfault);
+    return fd;
+  }
+
+  listenPostCopy(): void {
+    this.#record("listen");
+    this.#check(this.#userfault !== undefined, "post-copy without userfaultfd");
+    this.#check(this.regions.length === 0, "post-copy after memory");
+  }
+
+  endPostCopy(): void {
+    this.#record("end");
+    this.#userfault = this.#replaceUserfault(undefined);
+  }
+
+  regionAddress(region: Region): bigint {
+    this.#check(this.regions.some((one) => one.gpa === region.gpa && one.size === region.size), "region is there");
+    return region.gpa + mappedAt;
+  }
+
   reset(): void {
+    this.#userfault = this.#replaceUserfault(undefined);
     this.calls.push("reset");
     this.resetCount++;
     this.mtu = undefined;

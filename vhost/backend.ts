@@ -5,14 +5,14 @@
  * @module
  */
 import type { Channel, ChannelListener, RawMessage } from "./channel.ts";
-import type { Dataplane } from "./dataplane.ts";
+import type { Dataplane, Region } from "./dataplane.ts";
 import { ProtocolError, RefusedError } from "./error.ts";
 import type { Fd } from "./fd.ts";
 import type { Offer } from "./offer.ts";
 import { isMet, readRequest, type RequestName, requestName, requests, type Row } from "./request.ts";
 import { afterStop, type Effect, initialSession, isRunning, type SessionState, type Step, step } from "./session.ts";
 import { hasProtocolFeature, headerFlags } from "./spec.ts";
-import { u64 } from "./wire.ts";
+import { type Codec, u64 } from "./wire.ts";
 
 /** Who hears how a session goes. May not throw. */
 export interface BackendListener {
@@ -20,6 +20,8 @@ export interface BackendListener {
   started(features: bigint): void;
   /** The last running ring stopped; the front end is still there. */
   stopped(): void;
+  /** Post-copy: from now on memory is fetched as it is needed, or all of it is here. */
+  postCopy?(phase: "listening" | "over"): void;
   /** A request was refused by a nack, and the session goes on. The same, at once again, is not told again. */
   refused(reason: string): void;
   /**
@@ -38,8 +40,16 @@ export interface BackendOptions {
   readonly listener: BackendListener;
 }
 
+/** What is sent back. */
+interface Answer {
+  readonly payload: Uint8Array;
+  readonly fds?: readonly number[];
+}
+
 const ack = 0n;
 const nack = 1n;
+/** Of that number. */
+const knownBytes = 8;
 
 /** Listens to its channel as soon as it exists, and holds nothing more once `closed` was told or `close` called. */
 export class Backend implements ChannelListener {
@@ -50,6 +60,8 @@ export class Backend implements ChannelListener {
   #open = true;
   #lastRefusal = "";
   #requestSocket: Fd | undefined;
+  /** In post-copy: the request whose regions were located for the front end, until it has said that it knows. */
+  #located: RawMessage | undefined;
 
   constructor({ channel, dataplane, offer, listener }: BackendOptions) {
     this.#channel = channel;
@@ -99,28 +111,55 @@ export class Backend implements ChannelListener {
     const name = requestName(raw.request, "front end");
     const title = name ?? `request ${raw.request}`;
     checkFlags(title, raw.flags);
-    const ran = isRunning(this.#state);
+    if (this.#isKnown(raw)) return;
+    const before = this.#state;
     try {
       const answer = this.#perform(name, raw);
       if (answer !== undefined) this.#answer(raw, answer);
-      else if (this.#awaitsVerdict(name, raw)) this.#answer(raw, u64.encode(ack));
+      else if (this.#awaitsVerdict(name, raw)) this.#answer(raw, { payload: u64.encode(ack) });
     } catch (error) {
       if (!(error instanceof RefusedError)) throw error;
       const reason = `${title} refused: ${error.message}`;
       if (!this.#awaitsVerdict(name, raw)) throw new ProtocolError(reason);
-      this.#answer(raw, u64.encode(nack));
+      this.#answer(raw, { payload: u64.encode(nack) });
       this.#tellRefusal(reason);
     }
-    this.#tellChange(ran);
+    this.#tellChange(before);
   }
 
-  /** Does what a message asks for. Returns the payload of its own answer, if it has one. */
-  #perform(name: RequestName | undefined, raw: RawMessage): Uint8Array | undefined {
+  /** Does what a message asks for. Returns its own answer, if it has one. */
+  #perform(name: RequestName | undefined, raw: RawMessage): Answer | undefined {
     if (name === undefined) throw new RefusedError("the specification has no such request");
     const next = step(this.#state, readRequest(name, raw, this.#state));
-    this.#state = this.#carryOut(name, next);
+    let fds: readonly number[] = [];
+    this.#state = this.#carryOut(name, next, (fd) => fds = [fd]);
+    if (next.located !== undefined) return this.#locate(name, raw, next.located);
     const reply: Row<unknown, unknown>["reply"] = requests[name].reply;
-    return typeof reply === "string" || next.answer === undefined ? undefined : reply.encode(next.answer(this.#state));
+    if (typeof reply === "string" || next.answer === undefined) return undefined;
+    return { payload: reply.encode(next.answer(this.#state)), fds };
+  }
+
+  /** The payload of a request with regions, whose user addresses are ours. */
+  #locate(name: RequestName, raw: RawMessage, regions: readonly Region[]): Answer {
+    this.#located = raw;
+    const here = regions.map((one) => ({ ...one, userAddress: this.#dataplane.regionAddress(one) }));
+    const payload: Codec<unknown> = requests[name].payload;
+    return { payload: payload.encode(name === "SET_MEM_TABLE" ? here : here[0]) };
+  }
+
+  /**
+   * Takes in that the front end knows where the regions are: the same request, with a number instead of regions. The
+   * ack of a whole table comes only after it; after single ones QEMU waits for none.
+   */
+  #isKnown(raw: RawMessage): boolean {
+    const asked = this.#located;
+    if (asked === undefined || asked.request !== raw.request || raw.payload.length !== knownBytes) return false;
+    this.#located = undefined;
+    if (this.#state.postCopy !== "listening") return false;
+    if (u64.decode(raw.payload) !== ack) throw new ProtocolError("the front end cannot fetch the guest's memory");
+    const whole = asked.request === requests.SET_MEM_TABLE.number;
+    if (whole && this.#awaitsVerdict("SET_MEM_TABLE", asked)) this.#answer(asked, { payload: u64.encode(ack) });
+    return true;
   }
 
   /**
@@ -134,9 +173,9 @@ export class Backend implements ChannelListener {
     return (raw.flags & headerFlags.needReply) !== 0 && hasProtocolFeature(this.#state.protocolFeatures, "REPLY_ACK");
   }
 
-  #answer(raw: RawMessage, payload: Uint8Array): void {
+  #answer(raw: RawMessage, { payload, fds = [] }: Answer): void {
     // QEMU takes an answer only with exactly these flags.
-    this.#channel.send(raw.request, headerFlags.version | headerFlags.reply, payload, []);
+    this.#channel.send(raw.request, headerFlags.version | headerFlags.reply, payload, fds);
   }
 
   #tellRefusal(reason: string): void {
@@ -144,18 +183,24 @@ export class Backend implements ChannelListener {
     this.#lastRefusal = reason;
   }
 
-  #tellChange(ran: boolean): void {
+  #tellChange(before: SessionState): void {
+    const { postCopy } = this.#state;
+    if (postCopy !== before.postCopy && (postCopy === "listening" || before.postCopy === "listening")) {
+      this.#listener.postCopy?.(postCopy === "listening" ? "listening" : "over");
+    }
+    const ran = isRunning(before);
     const runs = isRunning(this.#state);
     if (runs && !ran) this.#listener.started(this.#state.features ?? 0n);
     if (!runs && ran) this.#listener.stopped();
   }
 
   /** Returns the state that is reached. If the first effect fails, nothing changed; after a later one, nobody knows. */
-  #carryOut(name: RequestName, { state, effects }: Step): SessionState {
+  #carryOut(name: RequestName, { state, effects }: Step, yielded: (fd: number) => void): SessionState {
     effects.forEach((effect, i) => {
       try {
-        const base = this.#apply(effect);
-        if (effect.kind === "stopVring" && effect.keepBase) state = afterStop(state, effect.index, base!);
+        const number = this.#apply(effect);
+        if (effect.kind === "stopVring" && effect.keepBase) state = afterStop(state, effect.index, number!);
+        if (effect.kind === "advisePostCopy") yielded(number!);
       } catch (error) {
         const reason = error instanceof Error ? error.message : String(error);
         throw i === 0 ? new RefusedError(reason) : new ProtocolError(`${name} half done: ${reason}`);
@@ -164,7 +209,7 @@ export class Backend implements ChannelListener {
     return state;
   }
 
-  /** Returns the base where a ring stopped. */
+  /** Returns the base where a ring stopped, or the userfaultfd, borrowed, that the front end is to have. */
   #apply(effect: Effect): number | undefined {
     const dataplane = this.#dataplane;
     switch (effect.kind) {
@@ -202,6 +247,14 @@ export class Backend implements ChannelListener {
         break;
       case "setVringFd":
         dataplane.setVringFd(effect.index, effect.which, effect.fd);
+        break;
+      case "advisePostCopy":
+        return dataplane.advisePostCopy();
+      case "listenPostCopy":
+        dataplane.listenPostCopy();
+        break;
+      case "endPostCopy":
+        dataplane.endPostCopy();
         break;
       case "keepRequestSocket":
         this.#requestSocket?.[Symbol.dispose]();

@@ -71,6 +71,17 @@ export interface Dataplane {
   enableVring(index: number, enabled: boolean): void;
   /** Takes over an eventfd for a ring, started or not; `undefined` drops the one it had. */
   setVringFd(index: number, kind: VringFd, fd: Fd | undefined): void;
+  /**
+   * Prepares post-copy. Returns a userfaultfd, borrowed, that the front end is to have; it takes the place of one of
+   * before.
+   */
+  advisePostCopy(): number;
+  /** What is mapped from now on is the front end's to fetch; there is no memory yet. */
+  listenPostCopy(): void;
+  /** All of the guest is here. */
+  endPostCopy(): void;
+  /** Where a region of the table is mapped in this process. */
+  regionAddress(region: Region): bigint;
   /** The connection is gone: stops every ring, drops eventfds and memory. Throws only when a worker is stuck. */
   reset(): void;
 }

@@ -111,7 +111,7 @@ export const requests = {
   SET_CONFIG: command(25, wire.config, { need: negotiated("CONFIG") }),
   CREATE_CRYPTO_SESSION: query(26, wire.opaque, wire.opaque, { need: negotiated("CRYPTO_SESSION") }),
   CLOSE_CRYPTO_SESSION: command(27, wire.u64, { need: negotiated("CRYPTO_SESSION") }),
-  POSTCOPY_ADVISE: query(28, wire.empty, wire.empty, { need: negotiated("PAGEFAULT") }),
+  POSTCOPY_ADVISE: query(28, wire.empty, wire.empty, { need: negotiated("PAGEFAULT"), quiesces }),
   POSTCOPY_LISTEN: command(29, wire.empty, { need: negotiated("PAGEFAULT"), quiesces }),
   POSTCOPY_END: query(30, wire.empty, "verdict", { need: negotiated("PAGEFAULT"), quiesces }),
   GET_INFLIGHT_FD: query(31, wire.inflight, wire.inflight, { need: negotiated("INFLIGHT_SHMFD") }),

@@ -12,6 +12,7 @@ import { RefusedError } from "./error.ts";
 import type { Fd } from "./fd.ts";
 import { MemoryTable } from "./memory_table.ts";
 import type { Offer } from "./offer.ts";
+import { advised, checkStill, ended, listening, type PostCopy } from "./post_copy.ts";
 import type { AnswerOf, Negotiation, PayloadOf, Request, RequestName } from "./request.ts";
 import { featureNames, featureSet, hasFeature, limits, protocolFeatureNames, vringFdBits } from "./spec.ts";
 import {
@@ -35,6 +36,7 @@ export interface SessionState extends Negotiation {
   /** What NET_SET_MTU said of the guest, in bytes. */
   readonly mtu: number | undefined;
   readonly memory: MemoryTable;
+  readonly postCopy: PostCopy;
   readonly vrings: readonly VringState[];
 }
 
@@ -53,6 +55,10 @@ export type Effect =
   | { readonly kind: "stopVring"; readonly index: number; readonly keepBase: boolean }
   | { readonly kind: "enableVring"; readonly index: number; readonly enabled: boolean }
   | { readonly kind: "setVringFd"; readonly index: number; readonly which: VringFd; readonly fd: Fd | undefined }
+  /** The userfaultfd that it yields goes with the answer. */
+  | { readonly kind: "advisePostCopy" }
+  | { readonly kind: "listenPostCopy" }
+  | { readonly kind: "endPostCopy" }
   /** The socket for requests of ours, to be kept as long as the session. */
   | { readonly kind: "keepRequestSocket"; readonly fd: Fd };
 
@@ -63,6 +69,8 @@ export interface Step<A = unknown> {
   readonly effects: readonly Effect[];
   /** The payload of the answer, for requests that have one: from the state after the effects. */
   readonly answer?: (after: SessionState) => A;
+  /** In post-copy: the answer is the same request, with where these regions, which are its payload, are mapped here. */
+  readonly located?: readonly Region[];
 }
 
 type Handler<N extends RequestName> = (
@@ -80,6 +88,7 @@ export function initialSession(offer: Offer): SessionState {
     status: 0,
     mtu: undefined,
     memory: MemoryTable.empty,
+    postCopy: "none",
     vrings: Array.from({ length: 2 * offer.queuePairs }, (_, index) => initialVring(index)),
   };
 }
@@ -125,6 +134,20 @@ const handlers: { readonly [N in RequestName]?: Handler<N> } = {
   NET_SET_MTU: setMtu,
   SET_BACKEND_REQ_FD: (state, _payload, [fd]) => ({ state, effects: [{ kind: "keepRequestSocket", fd: fd! }] }),
   RESET_DEVICE: resetDevice,
+  POSTCOPY_ADVISE: (state) => ({
+    state: { ...state, postCopy: advised(state.postCopy) },
+    effects: [{ kind: "advisePostCopy" }],
+    answer: () => null,
+  }),
+  POSTCOPY_LISTEN: (state) => {
+    if (state.postCopy === "listening") return unchanged(state);
+    const postCopy = listening(state.postCopy, state.memory.regions);
+    return { state: { ...state, postCopy }, effects: [{ kind: "listenPostCopy" }] };
+  },
+  POSTCOPY_END: (state) => ({
+    state: { ...state, postCopy: ended(state.postCopy) },
+    effects: [{ kind: "endPostCopy" }],
+  }),
   GET_MAX_MEM_SLOTS: (state) => answered(state, () => BigInt(limits.memorySlots)),
   ADD_MEM_REG: addRegion,
   REM_MEM_REG: removeRegion,
@@ -241,18 +264,27 @@ function listed(names: readonly string[]): string {
 }
 
 function withMemory(before: SessionState, memory: MemoryTable, effect: Effect): Step<never> {
+  checkStill(before.postCopy, isRunning(before));
   for (const vring of before.vrings) checkPlace(vring, memory);
   return { state: { ...before, memory }, effects: [effect] };
 }
 
 function setMemoryTable(state: SessionState, regions: readonly Region[], fds: readonly Fd[]): Step<never> {
-  return withMemory(state, MemoryTable.of(regions), { kind: "setMemory", regions, fds });
+  const memory = MemoryTable.of(regions);
+  const same = regions.length === state.memory.regions.length && regions.every((region) => state.memory.same(region));
+  // What is there stays where it is, and is fetched already.
+  if (same && state.postCopy === "listening") return located(unchanged(state), regions);
+  return located(withMemory(state, memory, { kind: "setMemory", regions, fds }), regions);
 }
 
 /** QEMU adds the same region once for each queue pair, each time with an fd of its own for the same file. */
 function addRegion(state: SessionState, region: Region, [fd]: readonly Fd[]): Step<never> {
-  if (state.memory.same(region) !== undefined) return unchanged(state);
-  return withMemory(state, state.memory.plus(region), { kind: "addRegion", region, fd: fd! });
+  if (state.memory.same(region) !== undefined) return located(unchanged(state), [region]);
+  return located(withMemory(state, state.memory.plus(region), { kind: "addRegion", region, fd: fd! }), [region]);
+}
+
+function located(step: Step<never>, regions: readonly Region[]): Step<never> {
+  return step.state.postCopy === "listening" ? { ...step, located: regions } : step;
 }
 
 /** QEMU removes the same region once for each queue pair. */

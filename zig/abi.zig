@@ -268,6 +268,8 @@ pub const VringBroken = enum(u32) {
     interface_gone = 6,
     /// The guest migrates, and there is nothing to note what we write to it in: until there is, or that is over.
     no_log = 7,
+    /// The front end of a guest in post-copy did not fetch a page.
+    page_not_fetched = 8,
 };
 
 /// Counters of one vring since its port was opened, and, summed, of a port's direction.

@@ -35,6 +35,8 @@ const announcements_max = 64;
 
 /// A worker that does not reach the end of its burst in this time has lost its core for good.
 const hold_ns = 5_000_000_000;
+/// The same where it may have to wait for many pages that come one after the other.
+const hold_post_copy_ns = 60_000_000_000;
 
 pub const Error = error{
     InvalidArgument,
@@ -78,6 +80,7 @@ pub const Engine = struct {
 
     /// Ends all workers, then closes all ports.
     pub fn destroy(engine: *Engine) void {
+        for (engine.fabric.ports) |port| if (port) |each| each.memory.post_copy.abandon();
         for (engine.workers[0..engine.worker_count]) |worker| worker.destroy();
         engine.worker_count = 0;
         for (&engine.fabric.ports) |*slot| {
@@ -119,6 +122,7 @@ pub const Engine = struct {
     }
 
     pub fn closePort(engine: *Engine, port: *Port) Error!void {
+        port.memory.post_copy.abandon();
         try engine.hold();
         engine.stopAll(port);
         engine.fabric.ports[port.number] = null;
@@ -136,6 +140,8 @@ pub const Engine = struct {
     pub fn resetPort(engine: *Engine, port: *Port) Error!void {
         const empty = try Table.create();
         errdefer empty.destroy();
+        // A worker that sleeps on a page could not be held.
+        port.memory.post_copy.abandon();
         try engine.hold();
         engine.stopAll(port);
         port.memory.swap(empty);
@@ -195,7 +201,10 @@ pub const Engine = struct {
     pub fn setMemory(engine: *Engine, port: *Port, regions: []const abi.Region, fds: []const i32) Error!void {
         const table = try Table.create();
         errdefer table.destroy();
-        for (regions, fds) |region, fd| try table.add(region, fd, &port.memory.faults);
+        for (regions, fds) |region, fd| {
+            try table.add(region, fd, &port.memory.faults);
+            try table.register(region, &port.memory.post_copy);
+        }
         try engine.adopt(port, table);
         table.destroy();
     }
@@ -205,6 +214,10 @@ pub const Engine = struct {
         table.copy(&port.memory);
         table.add(region, fd, &port.memory.faults) catch |reason| return forget(table, reason);
         const row = table.find(region).?;
+        table.register(region, &port.memory.post_copy) catch |reason| {
+            memory_file.unmap(row);
+            return forget(table, reason);
+        };
         engine.adopt(port, table) catch |reason| {
             memory_file.unmap(row);
             return forget(table, reason);
@@ -489,11 +502,18 @@ pub const Engine = struct {
     fn hold(engine: *Engine) error{Stuck}!void {
         const workers = engine.workers[0..engine.worker_count];
         for (workers) |worker| worker.ask();
-        const deadline = sys.nanoseconds() + hold_ns;
+        const deadline = sys.nanoseconds() + engine.patience();
         for (workers) |worker| worker.await(deadline) catch {
             engine.release();
             return error.Stuck;
         };
+    }
+
+    fn patience(engine: *const Engine) u64 {
+        for (engine.fabric.ports) |port| {
+            if (port) |each| if (each.memory.post_copy.listens) return hold_post_copy_ns;
+        }
+        return hold_ns;
     }
 
     fn release(engine: *Engine) void {

@@ -14,6 +14,7 @@ const guest_state = @import("guest_state.zig");
 const Transfer = @import("guest_transfer.zig").Transfer;
 const Handles = @import("handles.zig").Handles;
 const Port = @import("port.zig").Port;
+const PostCopy = @import("post_copy.zig").PostCopy;
 const Pump = @import("pump.zig").Pump;
 const sys = @import("sys.zig");
 const system_file = @import("system_file.zig");
@@ -202,6 +203,41 @@ pub export fn port_set_log_bell(handle: u32, number: u32, fd: i32) i32 {
 pub export fn port_announce(handle: u32, number: u32, low: u32, high: u32) i32 {
     const place = portOf(handle, number) orelse return status(.no_such_handle);
     place.engine.announce(place.port, @as(u64, high) << 32 | low) catch |reason| return failure(reason);
+    return 0;
+}
+
+/// Whether this host lets us serve guests in post-copy.
+pub export fn post_copy_probe() i32 {
+    PostCopy.probe() catch |reason| return failure(reason);
+    return 0;
+}
+
+/// Returns a userfaultfd, the port's own, for the front end.
+pub export fn port_advise_post_copy(handle: u32, number: u32) i32 {
+    const place = portOf(handle, number) orelse return status(.no_such_handle);
+    return place.port.memory.post_copy.advise() catch |reason| return failure(reason);
+}
+
+/// Memory that comes from now on is the front end's to fetch. There must be none yet.
+pub export fn port_listen_post_copy(handle: u32, number: u32) i32 {
+    const place = portOf(handle, number) orelse return status(.no_such_handle);
+    if (place.port.memory.count > 0) return status(.busy);
+    place.port.memory.post_copy.listen() catch |reason| return failure(reason);
+    return 0;
+}
+
+/// Everything of the guest is here.
+pub export fn port_end_post_copy(handle: u32, number: u32) i32 {
+    const place = portOf(handle, number) orelse return status(.no_such_handle);
+    place.port.memory.post_copy.end();
+    return 0;
+}
+
+/// Where a region begins in this process, for the front end of a guest in post-copy.
+pub export fn port_region_address(handle: u32, number: u32, region: *const abi.Region, address: *u64) i32 {
+    const place = portOf(handle, number) orelse return status(.no_such_handle);
+    const host = place.port.memory.hostOf(region.*) orelse return status(.no_such_handle);
+    address.* = @intFromPtr(host);
     return 0;
 }
 

@@ -51,16 +51,30 @@ pub fn forget(guard: Guard) void {
     slot.start.store(0, .release);
 }
 
+/// Does to a watched mapping what a fault in it would do.
+pub fn lose(map: []align(std.heap.page_size_min) u8) void {
+    for (&slots) |*slot| {
+        if (slot.start.load(.acquire) == @intFromPtr(map.ptr)) _ = zero(slot);
+    }
+}
+
+/// Safe in a signal handler.
+fn zero(slot: *Slot) bool {
+    const start = slot.start.load(.acquire);
+    if (!sys.mapZeroPages(start, slot.end - start)) return false;
+    _ = slot.hits.fetchAdd(1, .release);
+    _ = slot.counter.fetchAdd(1, .release);
+    _ = total.fetchAdd(1, .release);
+    return true;
+}
+
 fn onBusError(signal: sys.Signal, info: *const sys.SignalInfo, context: ?*anyopaque) callconv(.c) void {
     const address = sys.faultAddress(info);
     for (&slots) |*slot| {
         const start = slot.start.load(.acquire);
         if (start <= 1 or address < start or address >= slot.end) continue;
-        if (!sys.mapZeroPages(start, slot.end - start)) break;
-        _ = slot.hits.fetchAdd(1, .release);
-        _ = slot.counter.fetchAdd(1, .release);
-        _ = total.fetchAdd(1, .release);
-        return;
+        if (zero(slot)) return;
+        break;
     }
     sys.chainSignal(&previous, signal, info, context);
 }

@@ -46,6 +46,7 @@ test {
     _ = @import("packed.zig");
     _ = @import("packed_place.zig");
     _ = @import("pmd_burst.zig");
+    _ = @import("post_copy.zig");
     _ = @import("pump.zig");
     _ = @import("segment.zig");
     _ = @import("split.zig");

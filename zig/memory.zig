@@ -6,6 +6,7 @@
 const std = @import("std");
 const abi = @import("abi.zig");
 const fault = @import("fault.zig");
+const PostCopy = @import("post_copy.zig").PostCopy;
 const sys = @import("sys.zig");
 
 pub const Error = error{
@@ -29,6 +30,8 @@ pub const Mapping = struct {
     mmap_offset: u64 = 0,
     map: []align(std.heap.page_size_min) u8 = &.{},
     guard: fault.Guard = .none,
+    /// Where it is registered.
+    post_copy: ?*PostCopy = null,
 };
 
 /// A piece of guest memory that is contiguous here.
@@ -40,16 +43,32 @@ pub const Memory = struct {
     count: u32,
     /// SIGBUS faults in what is mapped: the front end truncated a file, and there are zeros now.
     faults: fault.Counter,
+    post_copy: PostCopy,
 
     pub fn init(memory: *Memory) void {
         @memset(&memory.rows, .{});
         memory.count = 0;
         memory.faults = .init(0);
+        memory.post_copy = .{};
     }
 
     /// Whether a file was truncated under it: what is there now is not what the guest has.
     pub fn isFaulty(memory: *const Memory) bool {
         return memory.faults.load(.acquire) > 0;
+    }
+
+    /// Why it is not what the guest has; null: it is.
+    pub fn faultReason(memory: *const Memory) ?abi.VringBroken {
+        if (!memory.isFaulty()) return null;
+        return if (memory.post_copy.lost.load(.acquire)) .page_not_fetched else .memory_fault;
+    }
+
+    /// Where a region begins here; null when there is none of this address and size.
+    pub fn hostOf(memory: *const Memory, region: abi.Region) ?[*]u8 {
+        for (memory.rows[0..memory.count]) |*row| {
+            if (row.gpa == region.gpa and row.size == region.size_bytes) return row.host;
+        }
+        return null;
     }
 
     /// Where `len` bytes at `gpa` are mapped, or null when they do not lie whole in one region.
@@ -163,6 +182,18 @@ pub const Table = struct {
         table.count += 1;
     }
 
+    /// Has what is missing in this region, which nobody has touched yet, fetched by the front end, if the guest is in
+    /// post-copy.
+    pub fn register(table: *Table, region: abi.Region, post_copy: *PostCopy) Error!void {
+        if (!post_copy.listens) return;
+        const row = table.find(region).?;
+        post_copy.register(row.map) catch |reason| {
+            table.errno = sys.lastErrno();
+            return reason;
+        };
+        row.post_copy = post_copy;
+    }
+
     /// Gives its rows up: they are somebody else's.
     pub fn disown(table: *Table) void {
         table.count = 0;
@@ -219,6 +250,7 @@ pub const Table = struct {
 };
 
 pub fn unmap(row: *Mapping) void {
+    if (row.post_copy) |post_copy| post_copy.forget(row.map);
     fault.forget(row.guard);
     sys.unmap(row.map);
     row.* = .{};

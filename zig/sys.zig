@@ -94,6 +94,68 @@ pub fn mapZeroPages(start: usize, bytes: usize) bool {
     return linux.errno(result) == .SUCCESS;
 }
 
+// Page faults that others answer: userfaultfd(2).
+
+const userfault = struct {
+    const user_mode_only = 1;
+    const version = 0xaa;
+    const missing_hugetlbfs = 1 << 4;
+    const missing_shmem = 1 << 5;
+    const missing = 1;
+    const api = 0xc018aa3f;
+    const register = 0xc020aa00;
+    const unregister = 0x8010aa01;
+    const wake = 0x8010aa02;
+    const copy = 0xc028aa03;
+};
+
+const UserfaultApi = extern struct { version: u64, features: u64, ioctls: u64 = 0 };
+const UserfaultRange = extern struct { start: u64, bytes: u64 };
+const UserfaultRegister = extern struct { range: UserfaultRange, mode: u64, ioctls: u64 = 0 };
+const UserfaultCopy = extern struct { to: u64, from: u64, bytes: u64, mode: u64 = 0, copied: i64 = 0 };
+
+/// For faults of user mode, in shared files of pages of any size. Needs Linux 5.11, and no privilege.
+pub fn openUserfault() Error!i32 {
+    const O: linux.O = .{ .CLOEXEC = true, .NONBLOCK = true };
+    const flags = @as(u32, @bitCast(O)) | userfault.user_mode_only;
+    const fd = try checkFd(linux.syscall1(.userfaultfd, flags));
+    errdefer close(fd);
+    var asked: UserfaultApi = .{
+        .version = userfault.version,
+        .features = userfault.missing_hugetlbfs | userfault.missing_shmem,
+    };
+    try ioctl(fd, userfault.api, @intFromPtr(&asked));
+    return fd;
+}
+
+fn rangeOf(map: Map) UserfaultRange {
+    return .{ .start = @intFromPtr(map.ptr), .bytes = map.len };
+}
+
+/// Pages that the file lacks are asked for from now on.
+pub fn registerUserfault(fd: i32, map: Map) Error!void {
+    var asked: UserfaultRegister = .{ .range = rangeOf(map), .mode = userfault.missing };
+    try ioctl(fd, userfault.register, @intFromPtr(&asked));
+}
+
+/// Who sleeps there wakes, and the page is made as usual.
+pub fn unregisterUserfault(fd: i32, map: Map) void {
+    var range = rangeOf(map);
+    ioctl(fd, userfault.unregister, @intFromPtr(&range)) catch {};
+}
+
+/// Who sleeps there wakes, and looks once more.
+pub fn wakeUserfault(fd: i32, map: Map) void {
+    var range = rangeOf(map);
+    ioctl(fd, userfault.wake, @intFromPtr(&range)) catch {};
+}
+
+/// Puts a page where one is missing. Who sleeps there wakes.
+pub fn fillUserfault(fd: i32, to: [*]u8, page: []const u8) Error!void {
+    var asked: UserfaultCopy = .{ .to = @intFromPtr(to), .from = @intFromPtr(page.ptr), .bytes = page.len };
+    try ioctl(fd, userfault.copy, @intFromPtr(&asked));
+}
+
 /// An anonymous file of `bytes`, sealed against shrinking, whose pages are taken as they are used.
 pub fn memoryFile(name: [*:0]const u8, bytes: u64) Error!i32 {
     const fd = try checkFd(linux.memfd_create(name, linux.MFD.CLOEXEC | linux.MFD.ALLOW_SEALING));
@@ -120,6 +182,8 @@ pub const FileInfo = struct {
     /// Permission bits.
     mode: u32,
     size: u64,
+    /// A file with holes has fewer than `size`.
+    allocated_bytes: u64,
     /// hugetlbfs names the size of its pages here.
     block_bytes: u64,
     device: u64,
@@ -142,6 +206,7 @@ pub fn fileInfo(fd: i32) Error!FileInfo {
         .regular = kind == .regular,
         .mode = info.mode & 0o7777,
         .size = info.size,
+        .allocated_bytes = info.blocks * 512,
         .block_bytes = info.blksize,
         .device = @as(u64, info.dev_major) << 32 | info.dev_minor,
         .inode = info.ino,
@@ -398,6 +463,8 @@ pub const errno_no_buffers: u16 = @backingInt(linux.E.NOBUFS);
 pub const errno_too_long: u16 = @backingInt(linux.E.MSGSIZE);
 pub const errno_invalid: u16 = @backingInt(linux.E.INVAL);
 pub const errno_busy: u16 = @backingInt(linux.E.BUSY);
+/// What a system call was to read is not there.
+pub const errno_fault: u16 = @backingInt(linux.E.FAULT);
 pub const errno_exists: u16 = @backingInt(linux.E.EXIST);
 pub const errno_not_permitted: u16 = @backingInt(linux.E.PERM);
 pub const errno_no_device: u16 = @backingInt(linux.E.NODEV);

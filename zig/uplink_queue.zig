@@ -161,10 +161,28 @@ pub const UplinkQueue = struct {
             var cursor: chain.Cursor = .{ .segments = frame.segments };
             vectors[1] = .{ .base = queue.linear.ptr, .len = cursor.read(queue.linear[0..frame.len]) };
         }
-        sys.writePacket(queue.fd, vectors[0..count]) catch return dropOf(sys.lastErrno(), stats);
+        write(queue.fd, vectors[0..count]) catch return dropOf(sys.lastErrno(), stats);
         return null;
     }
 };
+
+/// Pages of a guest in post-copy that have not come fail the call: this thread then asks for them.
+fn write(fd: i32, vectors: []const sys.Vector) sys.Error!void {
+    sys.writePacket(fd, vectors) catch |reason| {
+        if (sys.lastErrno() != sys.errno_fault) return reason;
+        for (vectors) |vector| touch(vector.base[0..vector.len]);
+        return sys.writePacket(fd, vectors);
+    };
+}
+
+fn touch(bytes: []const u8) void {
+    var at: usize = 0;
+    while (at < bytes.len) {
+        const byte: *const volatile u8 = &bytes[at];
+        _ = byte.*;
+        at = std.mem.alignForward(usize, @intFromPtr(bytes.ptr) + at + 1, std.heap.page_size_min) - @intFromPtr(bytes.ptr);
+    }
+}
 
 fn dropOf(errno: u16, stats: *abi.VringStats) *u64 {
     return switch (errno) {
@@ -204,4 +222,34 @@ test "a burst has the kernel cut so many pieces, and no more" {
         for (0..pieces_in_burst / bytes.len) |_| try std.testing.expectEqual(null, queue.put(&frame, &stats));
         try std.testing.expectEqual(&stats.drop_no_buffer, queue.put(&frame, &stats).?);
     }
+}
+
+test "a frame in a page that is still to come waits for it, and goes out whole" {
+    const post_copy_file = @import("post_copy.zig");
+    post_copy_file.PostCopy.probe() catch return error.SkipZigTest;
+    const file = try sys.memoryFile("test", 1 << 16);
+    defer sys.close(file);
+    const map = try sys.mapShared(file, 0, 1 << 16);
+    defer sys.unmap(map);
+    var post_copy: post_copy_file.PostCopy = .{};
+    const uffd = try post_copy.advise();
+    try post_copy.listen();
+    try post_copy.register(map);
+    const pair = try sys.socketPair();
+    defer for (pair) |fd| sys.close(fd);
+    const Filler = struct {
+        fn fill(fd: i32, to: [*]u8) void {
+            sys.sleep(20_000_000);
+            const page: [4096]u8 = @splat(7);
+            for (0..2) |i| sys.fillUserfault(fd, to + 4096 * i, &page) catch unreachable;
+        }
+    };
+    const thread = try std.Thread.spawn(.{}, Filler.fill, .{ uffd, map.ptr });
+    try write(pair[0], &.{ .{ .base = "head", .len = 4 }, .{ .base = map.ptr + 4000, .len = 200 } });
+    thread.join();
+    var bytes: [300]u8 = undefined;
+    try std.testing.expectEqual(204, try sys.receive(pair[1], &bytes));
+    try std.testing.expectEqualStrings("head", bytes[0..4]);
+    try std.testing.expect(std.mem.allEqual(u8, bytes[4..204], 7));
+    post_copy.end();
 }

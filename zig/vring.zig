@@ -315,7 +315,7 @@ pub const Vring = struct {
     /// Nothing more goes through the ring until it is started again. Told once, for the first reason;
     /// but what the zeros of a truncated file look like is not the driver's doing.
     pub fn breakBy(vring: *Vring, reason: anyerror) void {
-        const broken: abi.VringBroken = if (vring.memory.isFaulty()) .memory_fault else switch (reason) {
+        const broken: abi.VringBroken = if (vring.memory.faultReason()) |known| known else switch (reason) {
             error.BadAvailIndex, error.BadUsedIndex => .bad_avail_index,
             error.BadHead, error.BadUsedId => .bad_head,
             error.BadPackedId => .bad_packed_id,
