@@ -20,11 +20,12 @@ export interface PortOption {
   readonly features?: readonly string[];
   readonly "guest-tso"?: boolean;
   readonly postcopy?: boolean;
+  readonly "device-state"?: boolean;
 }
 
 /** What a socket's address has room for (unix(7)), without the zero at the end. */
 const pathBytesMax = 107;
-const keys = ["name", "socket", "mode", "queues", "mac", "mtu", "features", "guest-tso", "postcopy"] as const;
+const keys = ["name", "socket", "mode", "queues", "mac", "mtu", "features", "guest-tso", "postcopy", "device-state"] as const;
 const modes: readonly PortMode[] = ["server", "client"];
 
 /** QEMU takes a port's name as an id (its `id_wellformed`). `option` is for the message. */
@@ -73,6 +74,7 @@ const parsers = {
   features,
   "guest-tso": onOff("guest-tso= in --port"),
   postcopy: onOff("postcopy= in --port"),
+  "device-state": onOff("device-state= in --port"),
 } satisfies Record<(typeof keys)[number], (text: string) => unknown>;
 
 /** Commas part the settings; one within a value is written twice, as QEMU has it. `option` is for the message. */
@@ -174,6 +176,7 @@ export function planPorts(options: readonly PortOption[], defaults: PortDefaults
         queuePairs: option.queues ?? defaults.queuePairs,
         mtu: option.mtu,
         postCopy: option.postcopy,
+        deviceState: option["device-state"],
         withheld: option.features ?? [],
       }),
       guestTso: option["guest-tso"],

@@ -6,11 +6,12 @@
 
 import { Fd } from "../vhost/fd.ts";
 import { FdKind } from "./abi.gen.ts";
-import { check, library } from "./library.ts";
+import { check, library, VringError } from "./library.ts";
 
 /** What a descriptor is; `closed` when it is none of this process. */
 export type FdKindName = keyof typeof FdKind;
 
+const errnoAgain = 11;
 const kindNames = new Map(Object.entries(FdKind).map(([name, number]) => [number as number, name as FdKindName]));
 
 /** Makes an owner for an open descriptor. */
@@ -25,6 +26,21 @@ export function fdKind(fd: number): FdKindName {
 /** Whether it is a Unix stream socket that listens. */
 export function fdListens(fd: number): boolean {
   return library().fd_listens(fd) === 1;
+}
+
+/** Writes all of it, 4096 bytes at most, or throws; never waits. */
+export function writePipe(fd: number, bytes: Uint8Array<ArrayBuffer>): void {
+  if (fdKind(fd) !== "pipe") throw new TypeError(`Cannot write state: descriptor is a ${fdKind(fd)}: give a pipe`);
+  check("write state", library().fd_write_now(fd, bytes, bytes.length));
+}
+
+/** What has come, `length` bytes at most, none at the end; undefined where nothing has come yet. Never waits. */
+export function readPipe(fd: number, length: number): Uint8Array<ArrayBuffer> | undefined {
+  if (fdKind(fd) !== "pipe") throw new TypeError(`Cannot read state: descriptor is a ${fdKind(fd)}: give a pipe`);
+  const bytes = new Uint8Array(length);
+  const code = library().fd_read_now(fd, bytes, length);
+  if (code < 0 && new VringError("read state", code).errno === errnoAgain) return undefined;
+  return bytes.slice(0, check("read state", code));
 }
 
 /** An eventfd with an empty counter. */

@@ -73,6 +73,8 @@ export const benchmarkAddresses: Addresses = {
 /** With these the library says that a file is not what the front end says of it. */
 const foreignFaults: ReadonlySet<number> = new Set([Status.invalid_argument, Status.wrong_fd, Status.file_too_short]);
 
+const macsMax = 256;
+
 /** Opened by `Engine.openPort`. Rings are numbered as on the wire: 2i toGuest, 2i + 1 fromGuest. */
 export class Port implements Dataplane, Disposable {
   readonly #engine: number;
@@ -221,6 +223,20 @@ export class Port implements Dataplane, Disposable {
     if (fd === undefined) this.#kicks.delete(index);
     else this.#kicks.set(index, number);
     this.#changed?.(index);
+  }
+
+  /** Addresses that the switch has learned of the guest, as in a frame: the first byte is the lowest. 256 at most. */
+  macs(): bigint[] {
+    const found = new BigUint64Array(macsMax);
+    const count = check(`ask for addresses of port ${this.number}`, library().port_macs(...this.#place(), found, macsMax));
+    return [...found.subarray(0, count)];
+  }
+
+  /** As if frames from these addresses had come from the guest. */
+  learn(macs: readonly bigint[]): void {
+    // The library takes no pointer to nothing.
+    const list = BigUint64Array.from([...macs, 0n]);
+    check(`learn addresses of port ${this.number}`, library().port_learn(...this.#place(), list, macs.length));
   }
 
   advisePostCopy(): number {

@@ -20,6 +20,10 @@ export type Occurrence =
   | { readonly event: "stopped" }
   /** A guest runs here whose memory is still on its way, or has all come. */
   | { readonly event: "post_copy"; readonly phase: "listening" | "over" }
+  /** What the switch knows of a guest has gone to its next host, or come from the one before. */
+  | ({ readonly event: "state_saved" | "state_loaded" } & StateSummary)
+  /** It has come, and cannot be read: the guest is whole without. */
+  | { readonly event: "state_dropped"; readonly reason: string }
   /** A request got a nack; the session goes on. */
   | { readonly event: "nack"; readonly reason: string }
   | { readonly event: "disconnected"; readonly reason: string }
@@ -41,6 +45,20 @@ export type Occurrence =
   | { readonly event: "untold"; readonly count: number }
   | RingFinding;
 
+/** So many addresses, and the counters that are not 0. */
+export type StateSummary = {
+  readonly macs: number;
+  readonly mtu: number | undefined;
+  readonly to_guest: Readonly<Record<string, number>>;
+  readonly from_guest: Readonly<Record<string, number>>;
+};
+
+function stateText({ macs, to_guest, from_guest }: StateSummary): string {
+  const packets = (counters: StateSummary["to_guest"]) => counters["packets"] ?? 0;
+  return `${macs} ${macs === 1 ? "address" : "addresses"}, ` +
+    `${packets(to_guest)} packets to the guest and ${packets(from_guest)} from it`;
+}
+
 function ringName(ring: number): string {
   return `ring ${ring} (queue ${Math.floor(ring / 2)}, ${ring % 2 === 0 ? "to" : "from"} the guest)`;
 }
@@ -61,6 +79,12 @@ function text(happened: PortEvent): string {
       return `started: ${happened.ring} rings: ${happened.features.join(" ")}`;
     case "stopped":
       return `stopped: the ${peer} is still connected`;
+    case "state_saved":
+      return `what is known of the guest goes with it: ${stateText(happened)}`;
+    case "state_loaded":
+      return `what was known of the guest came with it: ${stateText(happened)}`;
+    case "state_dropped":
+      return `what was known of the guest cannot be used: ${happened.reason}: it begins anew`;
     case "post_copy":
       return happened.phase === "listening"
         ? "post-copy: the guest's memory is fetched as it is needed"

@@ -14,6 +14,7 @@ import type { Occurrence, PortEvent } from "./port_event.ts";
 import type { PortPlan } from "./port_plan.ts";
 import type { PortSample, PortState } from "./port_sample.ts";
 import { Repeats } from "./repeats.ts";
+import { PortStateTransfer } from "./state_transfer.ts";
 import { RingWatch } from "./ring_watch.ts";
 
 /** A session that ends earlier, and without a running ring, has come to nothing. */
@@ -42,6 +43,7 @@ export interface PortServerParts {
 interface Session {
   readonly backend: Backend | undefined;
   readonly channel: Channel;
+  readonly state: PortStateTransfer | undefined;
   readonly since_ms: number;
   /** Whether its beginning was told. */
   told: boolean;
@@ -130,6 +132,7 @@ export class PortServer implements PortService {
     if (this.#candidate !== undefined) this.#dropCandidate();
     this.#listener?.[Symbol.dispose]();
     this.#session?.backend?.close();
+    this.#session?.state?.[Symbol.dispose]();
     this.#session?.channel.close();
     this.#session = undefined;
   }
@@ -169,7 +172,11 @@ export class PortServer implements PortService {
   #begin(channel: Channel): void {
     const { port, plan } = this.#parts;
     this.#rings.begin();
-    const backend = new Backend({
+    const { pump } = this.#parts;
+    const mtu = () => backend.state.mtu;
+    const state: PortStateTransfer = new PortStateTransfer({ port, pump, mtu, tell: (what) => this.#tell(what) });
+    const backend: Backend = new Backend({
+      state,
       channel,
       dataplane: port,
       offer: plan.offer,
@@ -181,7 +188,7 @@ export class PortServer implements PortService {
         closed: (reason) => this.#ended(reason),
       },
     });
-    this.#session = newSession(backend, channel);
+    this.#session = newSession(backend, channel, state);
     this.#waitReason = "";
     if (this.#vain.isNews(performance.now())) this.#tellConnected();
   }
@@ -209,7 +216,8 @@ export class PortServer implements PortService {
   }
 
   #ended(reason: string): void {
-    const { everStarted, since_ms } = this.#session!;
+    const { everStarted, since_ms, state } = this.#session!;
+    state?.[Symbol.dispose]();
     const now_ms = performance.now();
     const inVain = !everStarted && now_ms - since_ms < shortSession_ms;
     if (!inVain) this.#tellConnected();
@@ -308,7 +316,7 @@ export class PortServer implements PortService {
   }
 }
 
-function newSession(backend: Backend | undefined, channel: Channel): Session {
+function newSession(backend: Backend | undefined, channel: Channel, state?: PortStateTransfer): Session {
   const since_ms = performance.now();
-  return { backend, channel, since_ms, told: false, started_ms: undefined, everStarted: false };
+  return { backend, channel, state, since_ms, told: false, started_ms: undefined, everStarted: false };
 }

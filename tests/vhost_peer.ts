@@ -3,6 +3,7 @@
 import assert from "node:assert/strict";
 import { Backend } from "../vhost/backend.ts";
 import type { Region } from "../vhost/dataplane.ts";
+import type { StateTransfer } from "../vhost/device_state.ts";
 import { makeOffer, type Offer } from "../vhost/offer.ts";
 import { type PayloadOf, type RequestName, requests, type Row } from "../vhost/request.ts";
 import { featureSet } from "../vhost/spec.ts";
@@ -36,8 +37,9 @@ export class Peer {
   readonly events: string[] = [];
   closed: string | undefined;
 
-  constructor(offer: Offer = makeOffer({ queuePairs: 2 })) {
+  constructor(offer: Offer = makeOffer({ queuePairs: 2 }), state?: StateTransfer) {
     this.backend = new Backend({
+      state,
       channel: this.channel,
       dataplane: this.dataplane,
       offer,

@@ -43,11 +43,12 @@ function refused(offer: Offer, name: string, row: Row<unknown, unknown>, message
   for (const flags of requestFlags) {
     const peer = negotiated(offer);
     const hasAck = (offer.features & 1n << 30n) !== 0n && (offer.protocolFeatures & 1n << 3n) !== 0n;
-    const verdict = row.reply === "none" ? flags === 0x9 && hasAck : row.reply === "verdict" && message.legal;
+    const judges = (row.reply === "verdict" || row.refusal !== undefined) && message.legal;
+    const verdict = row.reply === "none" ? flags === 0x9 && hasAck : judges;
     const nacked = verdict || (row.reply === "verdict" && flags === 0x9 && hasAck);
     const answer = peer.raw(row.number, flags, message.payload, message.fdCount);
     assert.deepEqual(peer.dataplane.takeCalls(), nacked ? [] : ["reset"], `${name} does nothing`);
-    if (nacked) goesOn(peer, name, answer, reason);
+    if (nacked) goesOn(peer, name, answer, reason, row.refusal);
     else ended(name, answer, reason);
     peer.finish();
   }
@@ -60,8 +61,8 @@ interface Message {
   readonly legal: boolean;
 }
 
-function goesOn(peer: Peer, name: string, answer: Answer, reason: RegExp): void {
-  assert.equal(verdictOf(answer), 1n, name);
+function goesOn(peer: Peer, name: string, answer: Answer, reason: RegExp, refusal = 1n): void {
+  assert.equal(verdictOf(answer), refusal, name);
   assert.match(peer.events.at(-1) ?? "", reason);
   assert.ok(peer.events.at(-1)?.startsWith(`refused: ${name} refused: `));
   assert.equal(peer.number("GET_FEATURES", null), peer.backend.state.offer.features);

@@ -6,6 +6,7 @@
  */
 import type { Channel, ChannelListener, RawMessage } from "./channel.ts";
 import type { Dataplane, Region } from "./dataplane.ts";
+import type { StateTransfer } from "./device_state.ts";
 import { ProtocolError, RefusedError } from "./error.ts";
 import type { Fd } from "./fd.ts";
 import type { Offer } from "./offer.ts";
@@ -38,6 +39,8 @@ export interface BackendOptions {
   readonly dataplane: Dataplane;
   readonly offer: Offer;
   readonly listener: BackendListener;
+  /** Where DEVICE_STATE is on offer. The caller ends it with the session. */
+  readonly state?: StateTransfer | undefined;
 }
 
 /** What is sent back. */
@@ -56,6 +59,7 @@ export class Backend implements ChannelListener {
   readonly #channel: Channel;
   readonly #dataplane: Dataplane;
   readonly #listener: BackendListener;
+  readonly #transfer: StateTransfer | undefined;
   #state: SessionState;
   #open = true;
   #lastRefusal = "";
@@ -63,10 +67,11 @@ export class Backend implements ChannelListener {
   /** In post-copy: the request whose regions were located for the front end, until it has said that it knows. */
   #located: RawMessage | undefined;
 
-  constructor({ channel, dataplane, offer, listener }: BackendOptions) {
+  constructor({ channel, dataplane, offer, listener, state }: BackendOptions) {
     this.#channel = channel;
     this.#dataplane = dataplane;
     this.#listener = listener;
+    this.#transfer = state;
     this.#state = initialSession(offer);
     channel.listen(this);
   }
@@ -121,7 +126,8 @@ export class Backend implements ChannelListener {
       if (!(error instanceof RefusedError)) throw error;
       const reason = `${title} refused: ${error.message}`;
       if (!this.#awaitsVerdict(name, raw)) throw new ProtocolError(reason);
-      this.#answer(raw, { payload: u64.encode(nack) });
+      const row: Row<unknown, unknown> | undefined = name === undefined ? undefined : requests[name];
+      this.#answer(raw, { payload: u64.encode(row?.refusal ?? nack) });
       this.#tellRefusal(reason);
     }
     this.#tellChange(before);
@@ -168,8 +174,9 @@ export class Backend implements ChannelListener {
    */
   #awaitsVerdict(name: RequestName | undefined, raw: RawMessage): boolean {
     const row: Row<unknown, unknown> | undefined = name === undefined ? undefined : requests[name];
-    if (typeof row?.reply === "object") return false;
-    if (row?.reply === "verdict" && isMet(row.need, this.#state)) return true;
+    const judges = row?.reply === "verdict" || row?.refusal !== undefined;
+    if (typeof row?.reply === "object" && !judges) return false;
+    if (judges && isMet(row.need, this.#state)) return true;
     return (raw.flags & headerFlags.needReply) !== 0 && hasProtocolFeature(this.#state.protocolFeatures, "REPLY_ACK");
   }
 
@@ -207,6 +214,11 @@ export class Backend implements ChannelListener {
       }
     });
     return state;
+  }
+
+  #states(): StateTransfer {
+    if (this.#transfer === undefined) throw new RefusedError("this back end cannot do it");
+    return this.#transfer;
   }
 
   /** Returns the base where a ring stopped, or the userfaultfd, borrowed, that the front end is to have. */
@@ -247,6 +259,15 @@ export class Backend implements ChannelListener {
         break;
       case "setVringFd":
         dataplane.setVringFd(effect.index, effect.which, effect.fd);
+        break;
+      case "saveState":
+        this.#states().save(effect.fd);
+        break;
+      case "loadState":
+        this.#states().load(effect.fd);
+        break;
+      case "checkState":
+        this.#states().check();
         break;
       case "advisePostCopy":
         return dataplane.advisePostCopy();

@@ -25,6 +25,8 @@ export interface OfferOptions {
   readonly mtu?: number | undefined;
   /** Post-copy, PAGEFAULT; by default not, since guests of other ports wait when a page does not come. */
   readonly postCopy?: boolean | undefined;
+  /** DEVICE_STATE; by default not, since QEMU then moves no guest to a back end without it. */
+  readonly deviceState?: boolean | undefined;
   /** Names of features not to offer, of either kind; what depends on one goes with it. */
   readonly withheld?: readonly string[];
 }
@@ -76,14 +78,18 @@ const protocolFeatures: readonly ProtocolFeatureName[] = [
 export const offerNames: readonly string[] = [...new Set([...Object.keys(features), ...protocolFeatures])].toSorted();
 
 /** Throws `RangeError` for a name that is none, and for impossible numbers. */
-export function makeOffer({ queuePairs = 1, mtu, postCopy = false, withheld = [] }: OfferOptions = {}): Offer {
+export function makeOffer({ queuePairs = 1, mtu, postCopy = false, deviceState = false, withheld = [] }: OfferOptions = {}): Offer {
   const unknown = withheld.find((name) => !offerNames.includes(name));
   if (unknown !== undefined) {
     throw new RangeError(`Cannot withhold feature: ${unknown}: give some of ${offerNames.join(", ")}`);
   }
   checkNumbers(queuePairs, mtu);
   const kept = keptFeatures(withheld);
-  const wanted = postCopy ? [...protocolFeatures, "PAGEFAULT" as const] : protocolFeatures;
+  const wanted = [
+    ...protocolFeatures,
+    ...postCopy ? ["PAGEFAULT" as const] : [],
+    ...deviceState ? ["DEVICE_STATE" as const] : [],
+  ];
   const protocol = kept.has("PROTOCOL_FEATURES") ? wanted.filter((name) => !withheld.includes(name)) : [];
   return {
     features: featureSet(kept),

@@ -48,11 +48,13 @@ export interface Row<T, A> {
   readonly fds: FdRule;
   readonly need: Need | undefined;
   readonly reply: Reply<A>;
+  /** What its own answer, a number, says of a refusal. */
+  readonly refusal?: bigint;
   /** May change what workers see, so that they are held between two bursts for it. */
   readonly quiesces: boolean;
 }
 
-type Options = Partial<Pick<Row<unknown, unknown>, "fds" | "need" | "quiesces">>;
+type Options = Partial<Pick<Row<unknown, unknown>, "fds" | "need" | "quiesces" | "refusal">>;
 
 /** A request of the front end that takes no answer but an ack. */
 function command<T>(number: number, payload: Codec<T>, options: Options = {}): Row<T, never> {
@@ -81,6 +83,9 @@ const protocol: Need = { feature: "PROTOCOL_FEATURES", when: "offered" };
 const iommu: Need = { feature: "ACCESS_PLATFORM", when: "negotiated" };
 const logging: Need = { feature: "LOG_ALL", when: "offered" };
 const quiesces = true;
+
+/** Of SET_DEVICE_STATE_FD: bits 0 to 7 are 0 where it goes well; bit 8 says that no descriptor comes with the answer. */
+export const transferAnswers = { done: 0x100n, refused: 0x101n } as const;
 
 /** Rows by name, as in the specification without `VHOST_USER_`. */
 export const requests = {
@@ -129,7 +134,11 @@ export const requests = {
   SET_STATUS: command(39, wire.u64, { need: negotiated("STATUS") }),
   GET_STATUS: query(40, wire.empty, wire.u64, { need: negotiated("STATUS") }),
   GET_SHARED_OBJECT: query(41, wire.uuid, wire.uuid, { need: negotiated("SHARED_OBJECT") }),
-  SET_DEVICE_STATE_FD: query(42, wire.transfer, wire.u64, { fds: "one", need: negotiated("DEVICE_STATE") }),
+  SET_DEVICE_STATE_FD: query(42, wire.transfer, wire.u64, {
+    fds: "one",
+    need: negotiated("DEVICE_STATE"),
+    refusal: transferAnswers.refused,
+  }),
   CHECK_DEVICE_STATE: query(43, wire.empty, "verdict", { need: negotiated("DEVICE_STATE") }),
   GET_SHMEM_CONFIG: query(44, wire.empty, wire.opaque, { need: negotiated("SHMEM") }),
 

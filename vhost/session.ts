@@ -13,7 +13,7 @@ import type { Fd } from "./fd.ts";
 import { MemoryTable } from "./memory_table.ts";
 import type { Offer } from "./offer.ts";
 import { advised, checkStill, ended, listening, type PostCopy } from "./post_copy.ts";
-import type { AnswerOf, Negotiation, PayloadOf, Request, RequestName } from "./request.ts";
+import { type AnswerOf, type Negotiation, type PayloadOf, type Request, type RequestName, transferAnswers } from "./request.ts";
 import { featureNames, featureSet, hasFeature, limits, protocolFeatureNames, vringFdBits } from "./spec.ts";
 import {
   checkPlace,
@@ -55,6 +55,10 @@ export type Effect =
   | { readonly kind: "stopVring"; readonly index: number; readonly keepBase: boolean }
   | { readonly kind: "enableVring"; readonly index: number; readonly enabled: boolean }
   | { readonly kind: "setVringFd"; readonly index: number; readonly which: VringFd; readonly fd: Fd | undefined }
+  /** What the switch knows of the port, through a pipe. */
+  | { readonly kind: "saveState"; readonly fd: Fd }
+  | { readonly kind: "loadState"; readonly fd: Fd }
+  | { readonly kind: "checkState" }
   /** The userfaultfd that it yields goes with the answer. */
   | { readonly kind: "advisePostCopy" }
   | { readonly kind: "listenPostCopy" }
@@ -134,6 +138,8 @@ const handlers: { readonly [N in RequestName]?: Handler<N> } = {
   NET_SET_MTU: setMtu,
   SET_BACKEND_REQ_FD: (state, _payload, [fd]) => ({ state, effects: [{ kind: "keepRequestSocket", fd: fd! }] }),
   RESET_DEVICE: resetDevice,
+  SET_DEVICE_STATE_FD: transferState,
+  CHECK_DEVICE_STATE: (state) => ({ state, effects: [{ kind: "checkState" }] }),
   POSTCOPY_ADVISE: (state) => ({
     state: { ...state, postCopy: advised(state.postCopy) },
     effects: [{ kind: "advisePostCopy" }],
@@ -371,6 +377,22 @@ function withMtu(before: SessionState, state: SessionState): Step<never> {
 function setStatus(state: SessionState, status: bigint): Step<never> {
   if (status > BigInt(limits.status)) throw new RefusedError(`status 0x${status.toString(16)}: it is one byte`);
   return unchanged({ ...state, status: Number(status) });
+}
+
+/** Phase 0 is the only one there is: nothing moves meanwhile. */
+function transferState(
+  state: SessionState,
+  { direction, phase }: { direction: number; phase: number },
+  [fd]: readonly Fd[],
+): Step<bigint> {
+  if (phase !== 0) throw new RefusedError(`phase ${phase}: only 0, with the device stopped, has a meaning`);
+  if (direction > 1) throw new RefusedError(`direction ${direction}: give 0 to save or 1 to load`);
+  if (isRunning(state)) throw new RefusedError("rings run: stop them first, by GET_VRING_BASE");
+  return {
+    state,
+    effects: [{ kind: direction === 0 ? "saveState" : "loadState", fd: fd! }],
+    answer: () => transferAnswers.done,
+  };
 }
 
 /** Memory, protocol features and the connection stay: QEMU, with slots, does not send the memory again. */

@@ -206,6 +206,24 @@ pub export fn port_announce(handle: u32, number: u32, low: u32, high: u32) i32 {
     return 0;
 }
 
+/// Addresses that were learned of a port, as they lie in a frame; 256 at most. Returns their number.
+pub export fn port_macs(handle: u32, number: u32, macs: [*]u64, count: u32) i32 {
+    const place = portOf(handle, number) orelse return status(.no_such_handle);
+    const table = &place.engine.fabric.macs;
+    return @intCast(table.addressesOf(place.port.number, macs[0..count], sys.milliseconds()));
+}
+
+/// As if frames from these addresses had come from the port's guest.
+pub export fn port_learn(handle: u32, number: u32, macs: [*]const u64, count: u32) i32 {
+    const place = portOf(handle, number) orelse return status(.no_such_handle);
+    const now_ms = sys.milliseconds();
+    for (macs[0..count]) |mac| {
+        if (mac >> 48 != 0 or mac & 1 != 0) return status(.invalid_argument);
+        place.engine.fabric.macs.learn(mac, place.port.number, now_ms);
+    }
+    return 0;
+}
+
 /// Whether this host lets us serve guests in post-copy.
 pub export fn post_copy_probe() i32 {
     PostCopy.probe() catch |reason| return failure(reason);
@@ -471,6 +489,19 @@ pub export fn fd_signal(fd: i32) i32 {
 /// Empties an eventfd's counter, and returns it as far as it fits.
 pub export fn fd_drain(fd: i32) i32 {
     return @intCast(@min(sys.eventfdDrain(fd), std.math.maxInt(i32)));
+}
+
+/// Writes all of it at once, or nothing; never waits.
+pub export fn fd_write_now(fd: i32, bytes: [*]const u8, count: u32) i32 {
+    sys.setNonblocking(fd) catch |reason| return failure(reason);
+    sys.writePacket(fd, &.{.{ .base = bytes, .len = count }}) catch |reason| return failure(reason);
+    return 0;
+}
+
+/// Returns how many bytes came, and 0 at the end; never waits.
+pub export fn fd_read_now(fd: i32, bytes: [*]u8, count: u32) i32 {
+    sys.setNonblocking(fd) catch |reason| return failure(reason);
+    return @intCast(sys.readFile(fd, bytes[0..count]) catch |reason| return failure(reason));
 }
 
 /// Returns an anonymous file of `size` bytes, sealed against shrinking.

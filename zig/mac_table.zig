@@ -17,6 +17,8 @@ const Bucket = struct {
 
 const address_mask = 0xffff_ffff_ffff;
 const ahead_ms_max = 60_000;
+/// Of one port, that are told.
+pub const addresses_max = 256;
 
 pub const MacTable = struct {
     buckets: [buckets]Bucket,
@@ -75,6 +77,28 @@ pub const MacTable = struct {
         table.changed();
     }
 
+    /// The addresses of a port; of those that do not fit the ones seen last.
+    pub fn addressesOf(table: *const MacTable, port: u16, macs: []u64, now_ms: u32) usize {
+        var ages: [addresses_max]u32 = undefined;
+        const room = @min(macs.len, addresses_max);
+        var count: usize = 0;
+        for (&table.buckets) |*bucket| {
+            for (&bucket.entries, &bucket.seen_ms) |*entry, *seen| {
+                const word = entry.load(.monotonic);
+                const age = ageOf(seen.load(.monotonic), now_ms);
+                if (word >> 48 != @as(u64, port) + 1 or age > table.age_ms) continue;
+                var place = count;
+                if (count == room) {
+                    place = std.mem.indexOfMax(u32, ages[0..room]);
+                    if (ages[place] <= age) continue;
+                } else count += 1;
+                macs[place] = word & address_mask;
+                ages[place] = age;
+            }
+        }
+        return count;
+    }
+
     /// Forgets a port. Workers are paused.
     pub fn forget(table: *MacTable, port: u16) void {
         for (&table.buckets) |*bucket| {
@@ -129,4 +153,18 @@ test "a flood of addresses from one port leaves those of another" {
     table.learn(0x525400000001, 1, 0);
     for (0..100_000) |i| table.learn(0x020000000000 + i * 2, 2, @intCast(i / 100));
     try std.testing.expectEqual(1, table.find(0x525400000001, 1000));
+}
+
+test "a port's addresses are told, those seen last if there are too many" {
+    const table = try std.testing.allocator.create(MacTable);
+    defer std.testing.allocator.destroy(table);
+    table.init(1000);
+    for (0..20) |i| table.learn(0x020000000000 + i * 2, @intCast(1 + i % 2), @intCast(i * 100));
+    var macs: [4]u64 = undefined;
+    // Those of ten and more have become old.
+    try std.testing.expectEqual(4, table.addressesOf(2, &macs, 2000));
+    std.mem.sort(u64, &macs, {}, std.sort.asc(u64));
+    for ([_]u64{ 13, 15, 17, 19 }, macs) |i, mac| try std.testing.expectEqual(0x020000000000 + i * 2, mac);
+    var all: [64]u64 = undefined;
+    try std.testing.expectEqual(5, table.addressesOf(2, &all, 2000));
 }

@@ -708,6 +708,11 @@ pub fn nanoseconds() u64 {
     return @as(u64, @intCast(time.sec)) * 1_000_000_000 + @as(u64, @intCast(time.nsec));
 }
 
+/// For the ages of addresses; wraps.
+pub fn milliseconds() u32 {
+    return @truncate(nanoseconds() / 1_000_000);
+}
+
 /// Not to be guessed.
 pub fn random() u32 {
     var number: u32 = undefined;

@@ -260,7 +260,7 @@ pub const Worker = struct {
     fn serve(worker: *Worker, input: *Input, now: u64) void {
         if (now -% worker.clock_read > clock_cycles) {
             worker.clock_read = now;
-            worker.now_ms = @truncate(sys.nanoseconds() / 1_000_000);
+            worker.now_ms = sys.milliseconds();
         }
         if (input.port.lane.mode == .learn) worker.switchFrom(input) else worker.serveLane(input);
         worker.notices.send();
