@@ -23,6 +23,8 @@ export interface GuestOptions {
   readonly share?: boolean;
   /** Waits for a guest that comes by migration, where it is told to listen. */
   readonly incoming?: boolean;
+  /** Events that QEMU is to tell of in its log. */
+  readonly trace?: string;
   /** Where to put QEMU's control sockets. */
   readonly folder: string;
   readonly initramfs: string;
@@ -166,10 +168,11 @@ export class LinuxGuest implements AsyncDisposable {
   }
 
   /** Runs a command of QEMU's machine protocol, and waits for the event that it brings. */
-  async qmp(command: string, values: Record<string, unknown> = {}, event?: string): Promise<void> {
+  async qmp(command: string, values: Record<string, unknown> = {}, event?: string): Promise<unknown> {
     // A QEMU that waits for its back end answers nobody.
-    await within(`QMP command ${command}`, qmp_timeout_ms, this.#qmp.execute(command, values));
+    const answer = await within(`QMP command ${command}`, qmp_timeout_ms, this.#qmp.execute(command, values));
     if (event) await within(`${event} after QMP command ${command}`, qmp_timeout_ms, this.#qmp.until(event));
+    return answer;
   }
 
   async unbindDriver(): Promise<string> {
@@ -251,6 +254,7 @@ async function qemuArguments(options: GuestOptions, control: string): Promise<st
     ...["-chardev", `socket,id=serial,path=${control}/serial,server=on,wait=off`, "-serial", "chardev:serial"],
     ...["-qmp", `unix:${control}/qmp,server=on,wait=off`, "-qmp", `unix:${control}/free,server=on,wait=off`],
     ...options.incoming ? ["-incoming", "defer"] : [],
+    ...options.trace === undefined ? [] : ["-trace", options.trace],
     ...["-kernel", kernel, "-initrd", options.initramfs],
     ...["-append", "console=ttyS0 quiet panic=-1 mitigations=off nokaslr random.trust_cpu=on no_timer_check"],
     ...network,
