@@ -25,7 +25,18 @@ export interface PortOption {
 
 /** What a socket's address has room for (unix(7)), without the zero at the end. */
 const pathBytesMax = 107;
-const keys = ["name", "socket", "mode", "queues", "mac", "mtu", "features", "guest-tso", "postcopy", "device-state"] as const;
+const keys = [
+  "name",
+  "socket",
+  "mode",
+  "queues",
+  "mac",
+  "mtu",
+  "features",
+  "guest-tso",
+  "postcopy",
+  "device-state",
+] as const;
 const modes: readonly PortMode[] = ["server", "client"];
 
 /** QEMU takes a port's name as an id (its `id_wellformed`). `option` is for the message. */

@@ -228,7 +228,8 @@ export class Port implements Dataplane, Disposable {
   /** Addresses that the switch has learned of the guest, as in a frame: the first byte is the lowest. 256 at most. */
   macs(): bigint[] {
     const found = new BigUint64Array(macsMax);
-    const count = check(`ask for addresses of port ${this.number}`, library().port_macs(...this.#place(), found, macsMax));
+    const code = library().port_macs(...this.#place(), found, macsMax);
+    const count = check(`ask for addresses of port ${this.number}`, code);
     return [...found.subarray(0, count)];
   }
 

@@ -167,6 +167,37 @@ function migrating(format: Format, text: string, act: LogAct): Case {
   }, { format });
 }
 
+/** As QEMU does it under running rings, but for its refusal to plug memory in while a guest migrates. */
+const plugging: LogAct = (guest, world, log) => {
+  const short = new Log();
+  const far = guest.memory.parts.find(({ gpa }) => gpa === regions.far)!;
+  guest.stopRing(receive);
+  guest.startRing(receive);
+  give(guest, log);
+  migrate(guest);
+  /** A frame of the friend, to here. */
+  const fetch = (at: bigint) => {
+    guest.receiveRing.offer([{ at, len: 2048, flags: 2 }]);
+    guest.kick(receive);
+    world.friend.send(world.friend.frame(guest.mac));
+    patiently("a frame of the friend", () => guest.receiveRing.used());
+  };
+  for (let i = 0; i < 20; i++) {
+    guest.peer.tell("REM_MEM_REG", far);
+    give(guest, short, Number(regions.end / pageBytes / 8n));
+    short.bits.fill(0);
+    fetch(regions.second);
+    assert.ok(short.has(regions.second));
+    guest.peer.tell("ADD_MEM_REG", far, [far.fd]);
+    give(guest, log);
+    log.bits.fill(0);
+    fetch(regions.far);
+    assert.ok(log.has(regions.far) && !log.has(regions.second));
+  }
+  short.check();
+  short.close();
+};
+
 function markCases(format: Format): Case[] {
   const about = (text: string, act: LogAct) => migrating(format, text, act);
   return [
@@ -208,6 +239,7 @@ function markCases(format: Format): Case[] {
       assert.ok(log.has(at) && log.has(regions.second));
       assert.ok(!log.has(regions.second - pageBytes - 1n) && !log.has(regions.second + pageBytes));
     }),
+    about("memory plugged out and in, and a log of another size each time: all is marked", plugging),
     about("a log of one byte: passes, and nothing is written behind it", (guest, world, log) => {
       give(guest, log, 1);
       migrate(guest);

@@ -2,7 +2,13 @@
 
 import assert from "node:assert/strict";
 import fc from "fast-check";
-import { decodeState, type DeviceState, encodeState, stateBytesMax, type StateTransfer } from "../vhost/device_state.ts";
+import {
+  decodeState,
+  type DeviceState,
+  encodeState,
+  stateBytesMax,
+  type StateTransfer,
+} from "../vhost/device_state.ts";
 import { makeOffer } from "../vhost/offer.ts";
 import { protocolFeatureNames } from "../vhost/spec.ts";
 import { guestFeatures, Peer, verdictOf } from "./vhost_peer.ts";

@@ -12,7 +12,16 @@ import { makeOffer } from "../vhost/offer.ts";
 import { type PayloadOf, requestName, requests, type Row } from "../vhost/request.ts";
 import { isRunning } from "../vhost/session.ts";
 import { featureSet, headerFlags } from "../vhost/spec.ts";
-import { addressOf, type Answer, fdCountOf, guestFeatures, packedFeatures, Peer, ram, verdictOf } from "./vhost_peer.ts";
+import {
+  addressOf,
+  type Answer,
+  fdCountOf,
+  guestFeatures,
+  packedFeatures,
+  Peer,
+  ram,
+  verdictOf,
+} from "./vhost_peer.ts";
 import { type FrontendRequestName, samples } from "./vhost_sample.ts";
 
 interface Message {

@@ -1,6 +1,6 @@
 /**
- * What travels with a guest beside its memory and its rings (vhost-user, Migrating back-end state): what the switch knows
- * of its port. All of it are hints: a guest without them is whole.
+ * What travels with a guest beside its memory and its rings (vhost-user, Migrating back-end state): what the switch
+ * knows of its port. All of it are hints: a guest without them is whole.
  *
  * 24 bytes: "vhostctl", version, length of the text, its CRC-32, 0, each of 32 bits and little-endian; then the text,
  * JSON. It all fits into any pipe, so that neither side ever waits for the other.

@@ -78,7 +78,9 @@ const protocolFeatures: readonly ProtocolFeatureName[] = [
 export const offerNames: readonly string[] = [...new Set([...Object.keys(features), ...protocolFeatures])].toSorted();
 
 /** Throws `RangeError` for a name that is none, and for impossible numbers. */
-export function makeOffer({ queuePairs = 1, mtu, postCopy = false, deviceState = false, withheld = [] }: OfferOptions = {}): Offer {
+export function makeOffer(
+  { queuePairs = 1, mtu, postCopy = false, deviceState = false, withheld = [] }: OfferOptions = {},
+): Offer {
   const unknown = withheld.find((name) => !offerNames.includes(name));
   if (unknown !== undefined) {
     throw new RangeError(`Cannot withhold feature: ${unknown}: give some of ${offerNames.join(", ")}`);

@@ -84,7 +84,7 @@ const iommu: Need = { feature: "ACCESS_PLATFORM", when: "negotiated" };
 const logging: Need = { feature: "LOG_ALL", when: "offered" };
 const quiesces = true;
 
-/** Of SET_DEVICE_STATE_FD: bits 0 to 7 are 0 where it goes well; bit 8 says that no descriptor comes with the answer. */
+/** Of SET_DEVICE_STATE_FD: bits 0 to 7 are 0 where it goes well; bit 8 says that no descriptor comes with it. */
 export const transferAnswers = { done: 0x100n, refused: 0x101n } as const;
 
 /** Rows by name, as in the specification without `VHOST_USER_`. */

@@ -13,7 +13,14 @@ import type { Fd } from "./fd.ts";
 import { MemoryTable } from "./memory_table.ts";
 import type { Offer } from "./offer.ts";
 import { advised, checkStill, ended, listening, type PostCopy } from "./post_copy.ts";
-import { type AnswerOf, type Negotiation, type PayloadOf, type Request, type RequestName, transferAnswers } from "./request.ts";
+import {
+  type AnswerOf,
+  type Negotiation,
+  type PayloadOf,
+  type Request,
+  type RequestName,
+  transferAnswers,
+} from "./request.ts";
 import { featureNames, featureSet, hasFeature, limits, protocolFeatureNames, vringFdBits } from "./spec.ts";
 import {
   checkPlace,

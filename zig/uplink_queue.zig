@@ -180,7 +180,8 @@ fn touch(bytes: []const u8) void {
     while (at < bytes.len) {
         const byte: *const volatile u8 = &bytes[at];
         _ = byte.*;
-        at = std.mem.alignForward(usize, @intFromPtr(bytes.ptr) + at + 1, std.heap.page_size_min) - @intFromPtr(bytes.ptr);
+        const next_page = std.mem.alignForward(usize, @intFromPtr(byte) + 1, std.heap.page_size_min);
+        at = next_page - @intFromPtr(bytes.ptr);
     }
 }
 

@@ -2,13 +2,13 @@
 // still with the first QEMU, and what we touch of it is fetched as it is needed.
 
 import assert from "node:assert/strict";
-import { address, migration_timeout_ms, Hop } from "./hop.ts";
+import { address, Hop, migration_timeout_ms } from "./hop.ts";
 import { realTest } from "./peers.ts";
 
 const file_mb = 40;
 /** Slow enough that traffic meets pages that are not there yet. */
 const bytes_per_second = 20_000_000;
-const post_copy_bytes_per_second = 30_000_000;
+const post_copy_bytes_per_second = 10_000_000;
 /** QEMU's word for it. */
 const pageFetched = "vhost_user_postcopy_fault_handler_found";
 
