@@ -84,6 +84,7 @@ export function countersOf(guest: Guest): GuestCounters {
     received_bytes: Number(stats.received_bytes),
     announced: Number(stats.announced),
     heard: Number(stats.announcements),
+    foreign: Number(stats.foreign),
     lost: Number(stats.lost + stats.unseen),
     duplicated: Number(stats.duplicated),
     reordered: Number(stats.reordered),

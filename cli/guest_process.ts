@@ -48,6 +48,8 @@ export interface GuestCounters {
   /** Frames beside, by which guests announce themselves: sent and received. */
   readonly announced: number;
   readonly heard: number;
+  /** Other frames that were not for this guest. */
+  readonly foreign: number;
   readonly lost: number;
   readonly duplicated: number;
   readonly reordered: number;

@@ -86,7 +86,8 @@ class Tally {
   count(guest: GuestCounters, { shape, gso_bytes }: LifePlan, before: Account, after: Account): void {
     this.#guests += 1;
     const sent = (one: GuestCounters) => one.sent + one.announced;
-    const received = (one: GuestCounters) => one.received + one.heard;
+    // What a halted guest had left in its rings goes to the sender of where it was, and is shown to the other.
+    const received = (one: GuestCounters) => one.received + one.heard + one.foreign;
     const senders = (what: (one: GuestCounters) => number) => what(after.senders) - what(before.senders);
     const { toGuest, fromGuest, marked } = switched(before, after);
     const names = ["to the guest", "from the guest"];

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { type Command, type CommandUnknownOpts, Option } from "@commander-js/extra-typings";
+import { type Command, Option } from "@commander-js/extra-typings";
 import { UsageError } from "./error.ts";
 import type { SelfTestOptions } from "./migrate_self_test.ts";
 import { choice, wholeNumber } from "./option.ts";
@@ -37,8 +37,8 @@ export interface SelfTestFlags {
 }
 
 /** Adds them to a command. */
-export function addSelfTestOptions<C extends CommandUnknownOpts>(command: C) {
-  return (command as unknown as Command)
+export function addSelfTestOptions(command: Command) {
+  return command
     .addOption(
       new Option("--self-test", "let simulated guests migrate between two hosts of our own, and compare every page")
         .conflicts(["from", "to", "toQmp"]),

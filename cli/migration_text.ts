@@ -10,7 +10,17 @@ import { type Column, duration, quantity, table } from "./output.ts";
 
 const columns: readonly Column[] = [
   { title: "RING" },
-  ...["ROUNDS", "ARRIVED", "PACKETS", "LOST", "DUPLICATED", "PAGES LOGGED", "COMPARED", "DIFFERENT", "LONGEST STOP"]
+  ...[
+    "ROUNDS",
+    "ARRIVED",
+    "DELIVERED",
+    "UNACCOUNTED",
+    "DUPLICATED",
+    "PAGES LOGGED",
+    "COMPARED",
+    "DIFFERENT",
+    "LONGEST STOP",
+  ]
     .map((title): Column => ({ title, align: "right" })),
 ];
 
@@ -40,11 +50,11 @@ function dropText(dropped: Readonly<Record<string, number>>): string {
 
 /** What the table does not say, in a few lines for each ring format. */
 export function resultNotes(results: readonly RingResult[]): string[] {
-  return results.map(({ ring, guests, ends, sent, dropped, pages_logged: { pages, same } }) =>
-    `${ring}: ${guests} guests, ${ends.cancelled} rounds cancelled, ${ends.killed} with the other host killed; ` +
-    `${quantity(sent)} packets sent, dropped: ${dropText(dropped)}; ` +
-    `${quantity(same)} of ${quantity(pages)} logged pages were the same already`
-  );
+  return results.flatMap(({ ring, guests, ends, sent, dropped, pages_logged: { pages, same } }) => [
+    `${ring}: ${guests} guests; ${ends.cancelled} rounds cancelled, ${ends.killed} with the other host killed; ` +
+    `${quantity(same)} of ${quantity(pages)} logged pages were the same already`,
+    `  ${quantity(sent)} packets sent, dropped: ${dropText(dropped)}`,
+  ]);
 }
 
 const areas: Record<Difference["area"], readonly [split: string, packed: string]> = {

@@ -93,6 +93,7 @@ const wholeProgramTests = [
   "tests/serve_test.ts",
   "tests/bench_test.ts",
   "tests/tso_test_test.ts",
+  "tests/migrate_self_test_test.ts",
   "tests/real/serve_linux_test.ts",
 ];
 
