@@ -175,8 +175,8 @@ export class Backend implements ChannelListener {
   #awaitsVerdict(name: RequestName | undefined, raw: RawMessage): boolean {
     const row: Row<unknown, unknown> | undefined = name === undefined ? undefined : requests[name];
     const judges = row?.reply === "verdict" || row?.refusal !== undefined;
-    if (typeof row?.reply === "object" && !judges) return false;
     if (judges && isMet(row.need, this.#state)) return true;
+    if (typeof row?.reply === "object") return false;
     return (raw.flags & headerFlags.needReply) !== 0 && hasProtocolFeature(this.#state.protocolFeatures, "REPLY_ACK");
   }
 
