@@ -20,8 +20,8 @@ A port's settings, parted by commas (a comma within a value is written twice):
   mac=MAC, mtu=BYTES   for the QEMU arguments; frames longer than the MTU are not delivered
   features=-NAME       withholds a feature, such as -EVENT_IDX or -RING_PACKED; several: -MQ-MTU
   guest-tso=off        cuts big packets for the guest, whatever it negotiated
-  device-state=on      what the switch knows of a guest migrates with it (addresses, counters); for QEMU 10 or newer,
-                       and both ends: to a port without it no guest can go
+  device-state=on      what the switch knows of a guest (its addresses, counters) migrates with it, by QEMU 10 or newer;
+                       for both ends: to a port without it no guest can go from here
   postcopy=on          lets a guest run here before all of its memory has come (post-copy migration to here), with one
                        queue pair; for front ends that are trusted: until a page comes, 5 s at most, other ports wait
 
