@@ -107,6 +107,10 @@ function text(happened: PortEvent): string {
     case "untold":
       return `${happened.count} occurrences more: too many to tell each`;
     case "ring_broken":
+      if (happened.reason === "page_not_fetched") {
+        return `${ringName(happened.ring)} is broken: its guest is in post-copy, and the front end fetched no page ` +
+          "for 5 s: it rests until the front end connects again";
+      }
       if (happened.reason === "no_log") {
         return `${ringName(happened.ring)} rests: its guest migrates, and there is no log to note in what is written ` +
           "to it: it goes on when the front end gives one, or the migration is over";

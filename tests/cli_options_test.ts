@@ -3,6 +3,7 @@
 import { deepEqual, equal, match, ok, throws } from "node:assert/strict";
 import { UsageError } from "../cli/error.ts";
 import { hasFeature } from "../mod.ts";
+import { protocolFeatureNames } from "../vhost/spec.ts";
 import { cpuList, seconds, socketMode, wholeNumber } from "../cli/option.ts";
 import { parsePort, planPorts } from "../cli/port_option.ts";
 import { planServe, serveCommand, type Surroundings } from "../cli/serve_options.ts";
@@ -37,6 +38,7 @@ Deno.test("a port's settings are read", () => {
     mtu: 9000,
   });
   deepEqual(parsePort("guest-tso=off"), { "guest-tso": false });
+  deepEqual(parsePort("postcopy=on,device-state=on"), { postcopy: true, "device-state": true });
   deepEqual(parsePort("features=-mq-EVENT_IDX,features=-MTU"), { features: ["MQ", "EVENT_IDX", "MTU"] });
 });
 
@@ -98,6 +100,16 @@ Deno.test("a port offers what is left", () => {
   ok(hasFeature(all!.offer.features, "EVENT_IDX"));
   deepEqual([some!.offer.queuePairs, some!.offer.mtu], [1, 1400]);
   ok(!hasFeature(some!.offer.features, "EVENT_IDX"));
+});
+
+Deno.test("what helps migrations is offered where it is asked for", () => {
+  const defaults = { directory: "/d", queuePairs: 1, workingDirectory: "/" };
+  const [none, both] = planPorts([{}, { postcopy: true, "device-state": true }], defaults);
+  const names = protocolFeatureNames(both!.offer.protocolFeatures & ~none!.offer.protocolFeatures);
+  deepEqual(names, ["PAGEFAULT", "DEVICE_STATE"]);
+  const refusal = "cannot serve post-copy with several queue pairs: b: QEMU waits for ever at the end: give queues=1";
+  refuses(() => planPorts([{ name: "b", postcopy: true, queues: 2 }], defaults), refusal);
+  refuses(() => planPorts([{ name: "b", postcopy: true }], { ...defaults, queuePairs: 2 }), refusal);
 });
 
 Deno.test("a thousand ports have a thousand MACs", () => {
