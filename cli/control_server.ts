@@ -10,6 +10,7 @@
 import { CommandError } from "./error.ts";
 import { linesOf, LineTooLong } from "./lines.ts";
 import { Output } from "./output.ts";
+import { pause } from "./pause.ts";
 import { advice } from "./suggestion.ts";
 
 /** What a control socket is made of. */
@@ -153,10 +154,6 @@ export class ControlServer implements AsyncDisposable {
     await client.serve();
     this.#clients.delete(client);
   }
-}
-
-function pause(milliseconds: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, milliseconds));
 }
 
 function commandOf(line: string): string | undefined {

@@ -18,6 +18,8 @@ import {
 } from "../mod.ts";
 import type { Ring, Taking } from "./bench_result.ts";
 import { CommandError } from "./error.ts";
+import { logBytes, setLogging } from "./guest_log.ts";
+import { pause } from "./pause.ts";
 
 export interface AttachOptions {
   readonly socket: string;
@@ -69,7 +71,7 @@ export async function connect(pump: Pump, socket: string): Promise<Channel> {
       const retry = reason instanceof VringError && notListening.includes(reason.errno) && Date.now() < deadline;
       if (!retry) throw reason;
     }
-    await new Promise((resolve) => setTimeout(resolve, retry_ms));
+    await pause(retry_ms);
   }
 }
 
@@ -93,17 +95,12 @@ function chooseFeatures(offered: bigint, { ring, queues, offload }: AttachOption
   return needed | offered & featureSet(["EVENT_IDX", "INDIRECT_DESC", "PROTOCOL_FEATURES"]);
 }
 
-/** In QEMU's order, at the start of a migration. */
+/** As at the start of a migration. */
 async function log(frontend: Frontend, guest: Guest, features: bigint): Promise<void> {
-  const end = guest.regions.reduce((most, { gpa, size }) => gpa + size > most ? gpa + size : most, 0n);
-  const size = (end >> 18n) * 8n + 8n;
+  const size = logBytes(guest);
   using file = openMemoryFile(size);
   await frontend.request("SET_LOG_BASE", { size, offset: 0n }, [file.number]);
-  await frontend.setFeatures(features | featureSet(["LOG_ALL"]));
-  for (let index = 0; index < 2 * guest.queuePairs; index++) {
-    const { desc, avail, used, log = 0n } = guest.vring(index);
-    await frontend.request("SET_VRING_ADDR", { index, flags: 1, desc, used, avail, log });
-  }
+  await setLogging(frontend, guest, features, true);
 }
 
 /** Opens a guest for a back end and starts its rings. */

@@ -5,6 +5,7 @@
  */
 import type { Arrivals, Case } from "./bench_result.ts";
 import { type GuestCounters, GuestProcess, type Traffic } from "./guest_process.ts";
+import { pause } from "./pause.ts";
 
 export interface PairOptions {
   /** The sender's, then the receiver's. */
@@ -33,10 +34,6 @@ const look_ms = 10;
 const patience_ms = 5000;
 /** A receiver that looked so often and found nothing has nothing more to come. */
 const emptyRounds = 3;
-
-function pause(ms: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, ms));
-}
 
 async function startGuests(wanted: Case, options: PairOptions): Promise<[sender: Place, receiver: Place]> {
   const { ring, ring_size: ringSize, queues, size_bytes: frameBytes, offload } = wanted;

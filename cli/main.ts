@@ -45,7 +45,7 @@ const commands: readonly CommandEntry[] = [
     name: "migration-host",
     about: "a host of simulated guests that migrate",
     hidden: true,
-    load: () => import("./migration_host.ts"),
+    load: () => import("./self_migration_host.ts"),
   },
 ];
 

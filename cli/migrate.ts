@@ -9,7 +9,7 @@ import { planSelfTest } from "./migrate_self_test_options.ts";
 import { migrateCommand, type MigrateOptions, planMigration } from "./migrate_options.ts";
 import { Migration, type MigrationListener } from "./migration.ts";
 import { resultLines } from "./migration_outcome.ts";
-import { progressText, stallLines } from "./migration_progress_text.ts";
+import { progressText, stallLines } from "./migration_text.ts";
 import { fit, Output } from "./output.ts";
 import { stoppable } from "./stoppable.ts";
 

@@ -7,8 +7,8 @@ import type { Ring } from "./bench_result.ts";
 import { CommandError } from "./error.ts";
 import type { GuestCounters } from "./guest_process.ts";
 import { describeMachine, machineText } from "./machine.ts";
-import type { Logged } from "./migration_host.ts";
-import { type LifePlan, planLives, type RoundEnd } from "./migration_plan.ts";
+import type { Logged } from "./self_migration_host.ts";
+import { type LifePlan, planLives, type RoundEnd } from "./self_migration_plan.ts";
 import {
   type Faults,
   faultsText,
@@ -16,10 +16,10 @@ import {
   type RingResult,
   type SelfTestResult,
   wayText,
-} from "./migration_result.ts";
-import { type Account, MigrationRig, type Side, switched } from "./migration_rig.ts";
-import { playRound, type RoundOutcome } from "./migration_round.ts";
-import { failureLines, resultNotes, resultTable } from "./migration_text.ts";
+} from "./self_migration_result.ts";
+import { type Account, MigrationRig, type Side, switched } from "./self_migration_rig.ts";
+import { playRound, type RoundOutcome } from "./self_migration_round.ts";
+import { failureLines, resultNotes, resultTable } from "./self_migration_text.ts";
 import { Output, quantity } from "./output.ts";
 import { stoppable } from "./stoppable.ts";
 

@@ -8,6 +8,7 @@ import { type PortTally, SidePorts, tallySince } from "./migration_ports.ts";
 import { Convergence, type MigrateInfo, type Progress, progressOf, type Stall } from "./migration_progress.ts";
 import { type Drops, type MigrationResult, type SideState, sourceText } from "./migration_outcome.ts";
 import { ChangedSetting, type MigrationSetting } from "./migration_setting.ts";
+import { pause } from "./pause.ts";
 import { Qmp, QmpClosed, type QmpEvent, QmpRefusal } from "./qmp.ts";
 import type { SocketAddress } from "./socket_address.ts";
 
@@ -71,6 +72,8 @@ export class Migration implements AsyncDisposable {
   #taken_ms = -Infinity;
   #cancelled_ms: number | undefined;
   #inPostcopy = false;
+  /** Asked for, and not refused. */
+  #mayPostcopy: boolean;
   #wasRunning = true;
 
   private constructor(
@@ -80,6 +83,7 @@ export class Migration implements AsyncDisposable {
     ports: Readonly<Record<keyof Counts, SidePorts>>,
   ) {
     this.#plan = plan;
+    this.#mayPostcopy = plan.postcopy;
     this.#listener = listener;
     this.#source = sides.source;
     this.#destination = sides.destination;
@@ -217,6 +221,8 @@ export class Migration implements AsyncDisposable {
       }
     } catch (error) {
       if (!(error instanceof CommandError)) throw error;
+      // What nobody follows any more must not end when nobody expects it; but in post-copy the guest would be lost.
+      if (!this.#inPostcopy) await this.#source.execute("migrate_cancel").catch(() => {});
       return { ...info, status: "failed", "error-desc": error.message };
     }
   }
@@ -252,10 +258,19 @@ export class Migration implements AsyncDisposable {
     }
     const stall = this.#convergence.look(progress);
     if (stall === undefined || this.#inPostcopy) return;
-    this.#listener.stalled(stall, this.#plan.postcopy);
-    if (!this.#plan.postcopy) return;
-    this.#inPostcopy = true;
-    await this.#source.execute("migrate-start-postcopy");
+    this.#listener.stalled(stall, this.#mayPostcopy);
+    if (this.#mayPostcopy) await this.#startPostcopy();
+  }
+
+  async #startPostcopy(): Promise<void> {
+    try {
+      await this.#source.execute("migrate-start-postcopy");
+      this.#inPostcopy = true;
+    } catch (error) {
+      if (!(error instanceof QmpRefusal)) throw error;
+      this.#mayPostcopy = false;
+      this.#listener.note(`${error.message}: it goes on without post-copy`);
+    }
   }
 
   async #cancel({ status }: MigrateInfo): Promise<void> {
@@ -406,10 +421,6 @@ class Happenings {
     });
     this.#isNew = false;
   }
-}
-
-function pause(milliseconds: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, milliseconds));
 }
 
 function dropsOf({ drop_link_down, drop_no_port, drop_no_buffer }: PortTally): Drops | null {

@@ -1,91 +1,47 @@
 /**
- * What the self-test of `migrate` found, as text.
+ * A migration on its way, as lines.
  *
  * @module
  */
-import type { Ring } from "./bench_result.ts";
-import type { Difference } from "./migration_host.ts";
-import type { RingResult } from "./migration_result.ts";
-import { type Column, duration, quantity, table } from "./output.ts";
+import type { Progress, Stall } from "./migration_progress.ts";
+import { byteQuantity, duration, quantity } from "./output.ts";
 
-const columns: readonly Column[] = [
-  { title: "RING" },
-  ...[
-    "ROUNDS",
-    "ARRIVED",
-    "DELIVERED",
-    "UNACCOUNTED",
-    "DUPLICATED",
-    "PAGES LOGGED",
-    "COMPARED",
-    "DIFFERENT",
-    "LONGEST STOP",
-  ]
-    .map((title): Column => ({ title, align: "right" })),
-];
-
-/** A row for each ring format. */
-export function resultTable(results: readonly RingResult[]): string[] {
-  return table(
-    columns,
-    results.map((result) => [
-      result.ring,
-      `${result.rounds}`,
-      `${result.ends.arrives}`,
-      quantity(result.received),
-      `${result.unaccounted}`,
-      `${result.duplicated}`,
-      quantity(result.pages_logged.pages),
-      quantity(result.pages_compared),
-      `${result.pages_different}`,
-      duration(result.stop_max_ms),
-    ]),
-  );
+/** One line, short enough for most terminals: what matters most comes first. */
+export function progressText(progress: Progress): string {
+  const { status, pass, remaining_bytes, estimated_ms, logged_pages } = progress;
+  if (progress.total_bytes === 0) return `${status} for ${duration(1000 * progress.seconds)}`;
+  const parts = [
+    `${status}: ${byteQuantity(remaining_bytes)} of ${byteQuantity(progress.total_bytes)} left`,
+    `pass ${pass}`,
+    `sends ${byteQuantity(progress.bytes_per_second)}/s`,
+    `dirtied ${byteQuantity(progress.dirty_bytes_per_second)}/s (${quantity(progress.dirty_pages_per_second)} pages/s)`,
+    estimated_ms === null ? "no end in sight" : `${duration(estimated_ms)} to go`,
+    ...logged_pages === null ? [] : [`${quantity(logged_pages)} pages logged by us`],
+  ];
+  return parts.join(", ");
 }
 
-function dropText(dropped: Readonly<Record<string, number>>): string {
-  const parts = Object.entries(dropped).map(([reason, count]) => `${quantity(count)} ${reason.replaceAll("_", " ")}`);
-  return parts.length === 0 ? "nothing" : parts.join(", ");
+/** A round figure that is not less. */
+function roundUp(value: number): number {
+  const step = 10 ** Math.max(0, Math.floor(Math.log10(value)) - 1);
+  return Math.ceil(value / step) * step;
 }
 
-/** What the table does not say, in a few lines for each ring format. */
-export function resultNotes(results: readonly RingResult[]): string[] {
-  return results.flatMap(({ ring, guests, ends, sent, dropped, pages_logged: { pages, same } }) => [
-    `${ring}: ${guests} guests; ${ends.cancelled} rounds cancelled, ${ends.killed} with the other host killed; ` +
-    `${quantity(same)} of ${quantity(pages)} logged pages were the same already`,
-    `  ${quantity(sent)} packets sent, dropped: ${dropText(dropped)}`,
-  ]);
-}
-
-const areas: Record<Difference["area"], readonly [split: string, packed: string]> = {
-  none: ["nothing that counts", "nothing that counts"],
-  desc: ["descriptor table", "descriptor ring"],
-  avail: ["available ring", "driver event area"],
-  used: ["used ring", "used ring"],
-  event: ["avail_event", "device event area"],
-  table: ["indirect tables", "indirect tables"],
-  buffer: ["buffer", "buffer"],
-};
-
-/** Where a page differs, and what lies there: `page 0x40003000: at 0x40003004: used ring of ring 0 (receives)`. */
-export function differenceText(ring: Ring, { gpa, area, ring: index, buffer }: Difference): string {
-  const hexadecimal = (address: number) => `0x${address.toString(16)}`;
-  const what = areas[area][ring === "split" ? 0 : 1];
-  const name = area === "buffer" ? `${what} ${buffer}` : what;
-  const direction = index % 2 === 0 ? "receives" : "sends";
-  return `page ${hexadecimal(gpa - gpa % 4096)}: from ${hexadecimal(gpa)} on: ${name} of ring ${index} (${direction})`;
-}
-
-/** Of the pages that differ so many are told: where one is forgotten, many are. */
-const differencesMax = 8;
-
-/** The first fault of a ring format; empty without one. */
-export function failureLines({ ring, failure }: RingResult): string[] {
-  if (failure === undefined) return [];
-  const { round, reason, differences } = failure;
+/** What is the matter, and what can be done. */
+export function stallLines(stall: Stall, toPostcopy: boolean): string[] {
+  const { dirty_bytes_per_second, bytes_per_second, downtime_needed_ms } = stall;
+  const rates = `dirties ${byteQuantity(dirty_bytes_per_second)}/s, ${byteQuantity(bytes_per_second)}/s are sent`;
+  const head = `does not converge: the guest ${rates}, and ${
+    quantity(stall.remaining_bytes)
+  }B are left in pass ${stall.pass}`;
+  if (toPostcopy) return [`${head}: switching to post-copy`];
+  const longer = roundUp(1.2 * downtime_needed_ms);
   return [
-    `${ring}, round ${round}: ${reason}`,
-    ...differences.slice(0, differencesMax).map((one) => `  ${differenceText(ring, one)}`),
-    ...differences.length > differencesMax ? ["  and others"] : [],
+    `${head}: it goes on; Ctrl-C cancels, and one of these helps:`,
+    `  --max-downtime ${longer}   the guest stands still for that long`,
+    "  --auto-converge       the guest is slowed down until it fits",
+    "  --postcopy            the guest starts there first, where QEMU has it, and vhostctl serve with postcopy=on",
+    `  --max-bandwidth       more than ${byteQuantity(bytes_per_second)}/s, where that was your limit, or a faster way`,
+    "  or let the guest write less meanwhile",
   ];
 }

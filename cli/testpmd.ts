@@ -7,6 +7,7 @@ import { delimiter, join } from "node:path";
 import { readSystemFile } from "../mod.ts";
 import { HostError } from "./error.ts";
 import { JsonProcess } from "./json_process.ts";
+import { pause } from "./pause.ts";
 
 /** testpmd as it is found on this host. */
 export interface TestpmdProgram {
@@ -122,6 +123,6 @@ async function appears(path: string): Promise<void> {
   const deadline = Date.now() + appearance_ms;
   while (!await Deno.stat(path).then(() => true, () => false)) {
     if (Date.now() > deadline) throw new HostError(`dpdk-testpmd made no socket: ${path}: it seems to hang`);
-    await new Promise((resolve) => setTimeout(resolve, 10));
+    await pause(10);
   }
 }

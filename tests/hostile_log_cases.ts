@@ -319,6 +319,10 @@ function signalCases(format: Format): Case[] {
           log.bits.fill(0);
           world.greet(guest);
         }
+        system.drain(bell);
+        log.bits.fill(0);
+        world.greet(guest);
+        assert.equal(system.wait(bell, system.polled.readable, 0), 0, "it is not signalled any more");
       } finally {
         system.close(bell);
       }

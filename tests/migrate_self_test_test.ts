@@ -2,9 +2,9 @@
 
 import assert from "node:assert/strict";
 import { resolve } from "node:path";
-import { planLives } from "../cli/migration_plan.ts";
-import type { RingResult, SelfTestResult } from "../cli/migration_result.ts";
-import { differenceText, failureLines } from "../cli/migration_text.ts";
+import { planLives } from "../cli/self_migration_plan.ts";
+import type { RingResult, SelfTestResult } from "../cli/self_migration_result.ts";
+import { differenceText, failureLines } from "../cli/self_migration_text.ts";
 
 const program = Deno.env.get("VHOSTCTL") ?? resolve(import.meta.dirname!, "../scripts/vhostctl");
 

@@ -6,7 +6,7 @@ import { Migration, type MigrationPlan } from "../cli/migration.ts";
 import { migrateCommand, planMigration } from "../cli/migrate_options.ts";
 import { Convergence, type MigrateInfo, type Progress, progressOf, type Stall } from "../cli/migration_progress.ts";
 import { type MigrationResult, resultLines } from "../cli/migration_outcome.ts";
-import { progressText, stallLines } from "../cli/migration_progress_text.ts";
+import { progressText, stallLines } from "../cli/migration_text.ts";
 import { Output } from "../cli/output.ts";
 import { Qmp } from "../cli/qmp.ts";
 import { addressText, socketAddress } from "../cli/socket_address.ts";

@@ -305,9 +305,12 @@ pub const Burst = struct {
                 vring.breakBy(reason);
                 break;
             };
-            if (placed == .empty) break;
-            // A smaller one may still fit.
-            vring.stats.drop_no_buffer += @intFromBool(placed == .short);
+            switch (placed) {
+                .done => {},
+                // A smaller one may still fit.
+                .short => vring.stats.drop_no_buffer += 1,
+                .empty => break,
+            }
             left &= left - 1;
         }
         targets.fill(vring);

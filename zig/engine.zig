@@ -265,8 +265,7 @@ pub const Engine = struct {
             _ = vring.stop() catch unreachable;
             return reason;
         };
-        vring.adoptLog(port.log);
-        port.breakIfFaulty();
+        port.adoptLog(vring);
         engine.fabric.refresh();
     }
 
@@ -336,7 +335,7 @@ pub const Engine = struct {
             one.bell = port.log_bell;
             if (before) |other| one.inherit(other);
         }
-        port.adoptLog();
+        for (port.vrings) |*vring| port.adoptLog(vring);
         engine.fabric.refresh();
         engine.release();
         if (before) |one| one.destroy();
@@ -360,7 +359,7 @@ pub const Engine = struct {
         vring.config.features = (vring.config.features & ~bit) | (config.features & bit);
         vring.config.flags = config.flags;
         vring.config.log_gpa = config.log_gpa;
-        vring.adoptLog(port.log);
+        port.adoptLog(vring);
         engine.fabric.refresh();
     }
 

@@ -95,8 +95,9 @@ pub const Port = struct {
         }
     }
 
-    /// Every ring marks in the log there is. Workers are held.
-    pub fn adoptLog(port: *Port) void {
-        for (port.vrings) |*vring| vring.adoptLog(port.log);
+    /// A ring marks in the log there is. What rested meanwhile may have lost its memory. Workers are held.
+    pub fn adoptLog(port: *Port, vring: *Vring) void {
+        vring.adoptLog(port.log);
+        port.breakIfFaulty();
     }
 };

@@ -5,8 +5,8 @@
 
 import assert from "node:assert/strict";
 import { join, resolve } from "node:path";
-import type { Difference } from "../../cli/migration_host.ts";
-import type { SelfTestResult } from "../../cli/migration_result.ts";
+import type { Difference } from "../../cli/self_migration_host.ts";
+import type { SelfTestResult } from "../../cli/self_migration_result.ts";
 
 const root = resolve(import.meta.dirname!, "../..");
 const program = Deno.env.get("VHOSTCTL") ?? `${root}/scripts/vhostctl`;

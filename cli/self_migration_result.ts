@@ -5,8 +5,8 @@
  */
 import type { Ring } from "./bench_result.ts";
 import type { Machine } from "./machine.ts";
-import type { Difference, Logged } from "./migration_host.ts";
-import type { RoundEnd } from "./migration_plan.ts";
+import type { Difference, Logged } from "./self_migration_host.ts";
+import type { RoundEnd } from "./self_migration_plan.ts";
 
 /** What went wrong with packets: all 0, or it is a fault. */
 export interface Faults {

@@ -27,6 +27,7 @@ import {
 import { CommandError } from "./error.ts";
 import { countersOf } from "./guest.ts";
 import { connect } from "./guest_attach.ts";
+import { logBytes, setLogging } from "./guest_log.ts";
 import type { GuestCounters } from "./guest_process.ts";
 import { readLines } from "./json_process.ts";
 
@@ -57,21 +58,11 @@ export interface Comparison {
 export type Difference = Omit<GuestDifference, "gpa"> & { readonly gpa: number };
 
 const pageBytes = 4096n;
-/** One bit a page, in units of 64: QEMU's. */
-const logUnitBytes = 8n;
-const logUnitPages = 64n;
 /** The one message between two hosts: here is my guest's memory. */
 const memoryMessage = { request: 1, flags: 1 } as const;
 const patience_ms = 5000;
 const nothing: Logged = { pages: 0, same: 0, outside: 0 };
 const nobody = "no guest is open";
-
-/** Bytes of a dirty log that covers all of a guest's memory from address 0 on. */
-function logBytes(guest: Guest): bigint {
-  const end = guest.regions.reduce((most, { gpa, size }) => gpa + size > most ? gpa + size : most, 0n);
-  const unit = pageBytes * logUnitPages;
-  return (end + unit - 1n) / unit * logUnitBytes;
-}
 
 /** A guest and its connection, from `open` to `close`. */
 interface Opened {
@@ -203,9 +194,10 @@ export class MigrationHost implements AsyncDisposable {
    * it must be.
    */
   async log({ offset, spare }: { readonly offset: number; readonly spare: number }): Promise<void> {
+    const { guest, frontend, features } = this.#here();
     const begins = this.#leaving().log === undefined;
     await this.#giveLog(offset, spare);
-    if (begins) await this.#setLogging(true);
+    if (begins) await setLogging(frontend, guest, features, true);
   }
 
   async #giveLog(offset: number, spare: number): Promise<void> {
@@ -218,17 +210,6 @@ export class MigrationHost implements AsyncDisposable {
     outgoing.transfer.setLog(fd.number, BigInt(offset), size);
     outgoing.log?.[Symbol.dispose]();
     outgoing.log = fd.move();
-  }
-
-  /** With the rings running: features, then where each ring's writes are logged. */
-  async #setLogging(wanted: boolean): Promise<void> {
-    const { guest, frontend, features } = this.#here();
-    await frontend.setFeatures(wanted ? features | featureSet(["LOG_ALL"]) : features);
-    for (const index of this.#rings()) {
-      const { desc, avail, used, log = 0n } = guest.vring(index);
-      const flags = wanted ? 1 : 0;
-      await frontend.request("SET_VRING_ADDR", { index, flags, desc, used, avail, log: wanted ? log : 0n });
-    }
   }
 
   /** Copies pages to the other host: all, or those of the log. */
@@ -269,7 +250,8 @@ export class MigrationHost implements AsyncDisposable {
 
   /** Gives up a migration: the guest goes on here. */
   async cancel(): Promise<void> {
-    await this.#setLogging(false);
+    const { guest, frontend, features } = this.#here();
+    await setLogging(frontend, guest, features, false);
     this.#forget();
   }
 

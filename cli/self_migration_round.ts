@@ -4,9 +4,10 @@
  *
  * @module
  */
-import type { Comparison, Logged } from "./migration_host.ts";
-import type { LifePlan, RoundPlan } from "./migration_plan.ts";
-import { type MigrationRig, otherSide, pause, type Side } from "./migration_rig.ts";
+import type { Comparison, Logged } from "./self_migration_host.ts";
+import type { LifePlan, RoundPlan } from "./self_migration_plan.ts";
+import { pause } from "./pause.ts";
+import { type MigrationRig, otherSide, type Side } from "./self_migration_rig.ts";
 
 export interface RoundOutcome {
   /** Where the guest is now. */

@@ -4,7 +4,7 @@
  * @module
  */
 import { JsonProcess, ownProgram } from "./json_process.ts";
-import type { HostCall, MigrationHost } from "./migration_host.ts";
+import type { HostCall, MigrationHost } from "./self_migration_host.ts";
 
 type Argument<N extends HostCall> = Parameters<MigrationHost[N]> extends [infer A] ? [A] : [];
 

@@ -5,7 +5,7 @@
  */
 import type { FeatureName } from "../mod.ts";
 import type { Ring } from "./bench_result.ts";
-import type { GuestShape } from "./migration_host.ts";
+import type { GuestShape } from "./self_migration_host.ts";
 
 /** Numbers that look random, by a seed (SplitMix32). */
 export class Random {

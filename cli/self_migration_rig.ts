@@ -10,8 +10,9 @@ import type { Ring } from "./bench_result.ts";
 import { CommandError } from "./error.ts";
 import { macNumber } from "./guest.ts";
 import { type GuestCounters, GuestProcess, type Traffic } from "./guest_process.ts";
-import { MigrationHostProcess } from "./migration_host_process.ts";
-import { frameBytesMax, type LifePlan, queuePairsMax } from "./migration_plan.ts";
+import { pause } from "./pause.ts";
+import { MigrationHostProcess } from "./self_migration_host_process.ts";
+import { frameBytesMax, type LifePlan, queuePairsMax } from "./self_migration_plan.ts";
 import { dropsOf, type PortCounters, ServeProcess } from "./serve_process.ts";
 
 /** Ports of each back end, in their order: where the guest goes, and where its sender is. */
@@ -28,10 +29,6 @@ const settle_ms = 10;
 /** Who looked so often and found nothing has nothing more to come. */
 const emptyRounds = 3;
 const patience_ms = 10_000;
-
-export function pause(ms: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, ms));
-}
 
 /** Both hosts are alike: 0 or 1. */
 export type Side = 0 | 1;
