@@ -72,8 +72,6 @@ export class Migration implements AsyncDisposable {
   #taken_ms = -Infinity;
   #cancelled_ms: number | undefined;
   #inPostcopy = false;
-  /** Asked for, and not refused. */
-  #mayPostcopy: boolean;
   #wasRunning = true;
 
   private constructor(
@@ -83,7 +81,6 @@ export class Migration implements AsyncDisposable {
     ports: Readonly<Record<keyof Counts, SidePorts>>,
   ) {
     this.#plan = plan;
-    this.#mayPostcopy = plan.postcopy;
     this.#listener = listener;
     this.#source = sides.source;
     this.#destination = sides.destination;
@@ -258,8 +255,8 @@ export class Migration implements AsyncDisposable {
     }
     const stall = this.#convergence.look(progress);
     if (stall === undefined || this.#inPostcopy) return;
-    this.#listener.stalled(stall, this.#mayPostcopy);
-    if (this.#mayPostcopy) await this.#startPostcopy();
+    this.#listener.stalled(stall, this.#plan.postcopy);
+    if (this.#plan.postcopy) await this.#startPostcopy();
   }
 
   async #startPostcopy(): Promise<void> {
@@ -268,7 +265,6 @@ export class Migration implements AsyncDisposable {
       this.#inPostcopy = true;
     } catch (error) {
       if (!(error instanceof QmpRefusal)) throw error;
-      this.#mayPostcopy = false;
       this.#listener.note(`${error.message}: it goes on without post-copy`);
     }
   }

@@ -219,6 +219,33 @@ Deno.test("with --postcopy a migration that does not converge is switched over",
   assert.equal(source.capabilities.get("postcopy-ram"), true);
 });
 
+Deno.test("where QEMU refuses post-copy the migration goes on without", async () => {
+  await using source = new FakeQmp();
+  const passes = [2, 3, 4, 5, 6, 7].map((pass) => active(pass, 400 * MiB, { "dirty-pages-rate": 30_000 }));
+  source.answers["query-migrate"] = moments(active(1, 900 * MiB), ...passes, completed);
+  source.answers["migrate-start-postcopy"] = () => {
+    throw new Refused("Postcopy is not possible.");
+  };
+  const story = new Story();
+  const result = await story.run(options("--from", source.path, "--to", "tcp:h:1", "--postcopy"));
+  assert.deepEqual([result.event, result.postcopy], ["migrated", false]);
+  assert.match(story.notes.join("\n"), /refused migrate-start-postcopy: Postcopy is not possible: it goes on without/);
+  assert.equal(source.commands.includes("migrate_cancel"), false);
+});
+
+Deno.test("a migration that cannot be followed any more is cancelled", async () => {
+  await using source = new FakeQmp();
+  const before = moments(active(1, 900 * MiB), active(2, 400 * MiB));
+  let looks = 0;
+  source.answers["query-migrate"] = () => {
+    if (++looks === 3) throw new Refused("Out of order.");
+    return before();
+  };
+  const result = await new Story().run(options("--from", source.path, "--to", "tcp:h:1"));
+  assert.deepEqual([result.event, result.reason], ["failed", "QEMU refused query-migrate: Out of order"]);
+  assert.equal(source.commands.filter((command) => command === "migrate_cancel").length, 1);
+});
+
 Deno.test("Ctrl-C cancels, waits until that is done, puts settings back, and says where the guest is", async () => {
   await using source = new FakeQmp();
   await using destination = new FakeQmp();
