@@ -62,6 +62,18 @@ realTest("a packed guest with 4 queues that cannot announce itself: RARP is ours
   await move.close();
 });
 
+realTest("a guest that writes faster than is sent goes by post-copy", ["linux", "network"], async () => {
+  await using move = await Move.start({}, ",postcopy=on");
+  await move.guest.run("dd if=/dev/urandom of=/tmp/bytes bs=64K count=200");
+  await move.guest.run("(while :; do cat /tmp/bytes >/tmp/written; done) >/dev/null 2>&1 &");
+  const endPing = await move.ping();
+  const result = await move.there("--max-bandwidth", "8M", "--postcopy");
+  assert.ok(result.postcopy, "it converged");
+  await move.alive();
+  tell("by post-copy", result, await endPing());
+  await move.close();
+});
+
 realTest("a migration that is cancelled or fails leaves the guest where it is", ["linux", "network"], async (test) => {
   // QEMU listens, so that a serve that comes back is let in.
   await using move = await Move.start({ listen: true });

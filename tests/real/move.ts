@@ -29,6 +29,7 @@ export interface MoveResult {
   readonly total_ms: number;
   readonly downtime_ms: number;
   readonly passes: number;
+  readonly postcopy: boolean;
   readonly logged_pages: number;
   readonly announcements: number;
   readonly dropped: Readonly<Record<"source" | "destination", Readonly<Record<string, number>>>>;
@@ -124,8 +125,12 @@ export class Move implements AsyncDisposable {
     this.guest = guest;
   }
 
-  /** The guest runs on the first host, and the neighbour reaches it. */
-  static async start(options: Partial<GuestOptions> = {}): Promise<Move> {
+  /**
+   * The guest runs on the first host, and the neighbour reaches it.
+   *
+   * @param port More settings of the guest's ports.
+   */
+  static async start(options: Partial<GuestOptions> = {}, port = ""): Promise<Move> {
     await using stack = new AsyncDisposableStack();
     const folder = stack.use(new Folder());
     await writeInitramfs(folder.initramfs);
@@ -133,7 +138,7 @@ export class Move implements AsyncDisposable {
     await network.run(
       `ip link add br0 type bridge && ip addr add ${neighbour_address}/24 dev br0 && ip link set br0 up`,
     );
-    const ports = [`,queues=${options.queues ?? 1}${options.listen ? ",mode=client" : ""}`, ""];
+    const ports = [`,queues=${options.queues ?? 1}${options.listen ? ",mode=client" : ""}${port}`, ""];
     const left = await Host.start(network, folder.path, "left", ports);
     stack.defer(() => left.serve[Symbol.asyncDispose]());
     const right = await Host.start(network, folder.path, "right", ports);
