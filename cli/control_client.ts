@@ -4,20 +4,19 @@
  * @module
  */
 import { linesOf, sendLine } from "./lines.ts";
+import type { PortLook } from "./port_look.ts";
 import { connect, whyUnreachable } from "./socket_address.ts";
 
 /** A port of a `serve`, as its control socket tells it. Counters that an older one lacks are missing. */
-export interface ControlPort {
-  readonly port: string;
-  /** Absolute; missing where the port has none. */
-  readonly socket?: string;
-  readonly state: string;
+export interface ControlPort extends PortLook {
   readonly to_guest: Readonly<Record<string, number>>;
   readonly from_guest: Readonly<Record<string, number>>;
 }
 
 const answer_ms = 2000;
-const answerCharactersMax = 16 << 20;
+
+/** The longest line that it may answer with. */
+export const answerCharactersMax = 16 << 20;
 
 /** Its ports; where nobody answers, why, in a few words. */
 export async function askPorts(path: string): Promise<readonly ControlPort[] | string> {

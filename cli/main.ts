@@ -34,6 +34,11 @@ const commands: readonly CommandEntry[] = [
     about: "migrate a guest from one QEMU to another, or prove that guests can",
     load: () => import("./migrate.ts"),
   },
+  {
+    name: "reconnect-watch",
+    about: "watch who comes and goes at ports, and how long nothing passed",
+    load: () => import("./reconnect_watch.ts"),
+  },
   { name: "bench", about: "measure the way from guest to guest, and check it", load: () => import("./bench.ts") },
   {
     name: "tso-test",
@@ -55,6 +60,7 @@ Examples:
   vhostctl bench vm2vm                 packets from guest to guest, as fast as they go
   vhostctl tso-test                    big packets to every kind of guest, byte by byte
   vhostctl migrate --from /run/a/qmp --to tcp:host2:4444    a guest to another host
+  vhostctl reconnect-watch --attach /run/vhostctl/control.sock    how long ports are out
   vhostctl serve --help                what a command can do
 
 Exit codes: 0 done, 1 the operation failed, 2 wrong usage, 3 the host lacks something.`;

@@ -5,6 +5,7 @@
  */
 import { dirname, isAbsolute, join } from "node:path";
 import { askPorts, type ControlPort } from "./control_client.ts";
+import { vhostUserNetdevs } from "./qemu_netdev.ts";
 import { type Qmp, QmpRefusal } from "./qmp.ts";
 import { controlName } from "./serve_options.ts";
 
@@ -49,16 +50,8 @@ export function tallySince(now: PortTally, before: PortTally): PortTally {
 /** The paths of the vhost-user sockets of a guest; a text says why they are not known. */
 async function guestSockets(qmp: Qmp): Promise<readonly string[] | string> {
   try {
-    // The only place where QEMU tells which character device a network device has.
-    const network = await qmp.execute("human-monitor-command", { "command-line": "info network" });
-    const labels = [...String(network).matchAll(/type=vhost-user,vhost-user\d+ to (\S+)/g)].map((match) => match[1]!);
-    const paths = new Set<string>();
-    for (const label of new Set(labels)) {
-      const address = await qmp.execute("qom-get", { path: `/chardevs/${label}`, property: "addr" });
-      const { path } = address as { path?: string };
-      if (path !== undefined) paths.add(path);
-    }
-    return paths.size > 0 ? [...paths] : "the guest has no vhost-user port";
+    const paths = (await vhostUserNetdevs(qmp)).flatMap(({ path }) => path ?? []);
+    return paths.length > 0 ? [...new Set(paths)] : "the guest has no vhost-user port";
   } catch (error) {
     if (error instanceof QmpRefusal) return `QEMU does not tell the guest's sockets: ${error.reason}`;
     throw error;

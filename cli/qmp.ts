@@ -11,6 +11,8 @@ import { addressText, connect, NoConnection, type SocketAddress, whyUnreachable 
 export interface QmpEvent {
   readonly event: string;
   readonly data?: Readonly<Record<string, unknown>>;
+  /** Of the host's clock. */
+  readonly timestamp?: { readonly seconds: number; readonly microseconds: number };
 }
 
 interface QmpMessage extends Partial<QmpEvent> {

@@ -6,6 +6,7 @@
 import { ControlServer } from "./control_server.ts";
 import { CommandError } from "./error.ts";
 import { Output } from "./output.ts";
+import { lifeOf } from "./port_look.ts";
 import type { ServePlan, Surroundings } from "./serve_options.ts";
 import { jsonPort, ServeReport, type Snapshot } from "./serve_report.ts";
 import { SwitchServer } from "./switch_server.ts";
@@ -65,7 +66,11 @@ export async function runService(service: Service): Promise<void> {
 
 /** The ports of the plan, with what they counted. */
 function controlledPorts({ ports }: ServePlan, server: SwitchServer): object[] {
-  return server.snapshot().ports.map((port, index) => ({ ...whither(ports[index]!), ...jsonPort(port) }));
+  return server.snapshot().ports.map((port, index) => ({
+    ...whither(ports[index]!),
+    ...jsonPort(port),
+    life: lifeOf(port),
+  }));
 }
 
 /** Without one, the switch serves all the same. */

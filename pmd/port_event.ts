@@ -13,9 +13,12 @@ export type PortEvent = { readonly port: string; readonly peer?: "back end" } & 
 export type Occurrence =
   /** We are to connect, and nobody is there; told when the reason changes. */
   | { readonly event: "waiting"; readonly socket: string; readonly reason: string }
-  | { readonly event: "connected" }
+  /** Where we connect, with the number of attempts before that found nobody, if there were some. */
+  | { readonly event: "connected"; readonly attempts?: number }
   /** The first ring of a connection runs. */
   | { readonly event: "started"; readonly ring: "split" | "packed"; readonly features: readonly string[] }
+  /** So many heads that a back end which died had in hand were given back when a ring started. */
+  | { readonly event: "recovered"; readonly returned: number }
   /** No ring runs any more, and the front end is still there. */
   | { readonly event: "stopped" }
   /** A guest runs here whose memory is still on its way, or has all come. */
@@ -74,9 +77,14 @@ function text(happened: PortEvent): string {
     case "waiting":
       return `waiting for a ${peer} at ${happened.socket}: ${happened.reason}`;
     case "connected":
-      return `${peer} connected`;
+      if (happened.attempts === undefined) return `${peer} connected`;
+      return `${peer} connected, after ${happened.attempts} ${
+        happened.attempts === 1 ? "attempt" : "attempts"
+      } in vain`;
     case "started":
       return `started: ${happened.ring} rings: ${happened.features.join(" ")}`;
+    case "recovered":
+      return `recovered: ${happened.returned} frames that a dead back end had in hand were given back`;
     case "stopped":
       return `stopped: the ${peer} is still connected`;
     case "state_saved":

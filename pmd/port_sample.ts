@@ -4,6 +4,7 @@
  * @module
  */
 import type { Direction, VringStats } from "../ffi/port.ts";
+import type { PortLife } from "./port_life.ts";
 
 /** How far a port is: nobody there, a front end there, rings running, or a ring given up. */
 export type PortState = "waiting" | "connected" | "running" | "broken";
@@ -16,6 +17,8 @@ export interface PortSample {
   readonly queuePairsUp: number;
   readonly queuePairs: number;
   readonly counters: Readonly<Record<Direction, VringStats>>;
+  /** Of a port that serves guests. */
+  readonly life?: PortLife;
 }
 
 /** What was counted between two moments; since the beginning, without an earlier one. */

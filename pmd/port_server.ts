@@ -11,6 +11,7 @@ import type { Channel } from "../vhost/channel.ts";
 import { featureNames, hasFeature } from "../vhost/spec.ts";
 import { Budget } from "./budget.ts";
 import type { Occurrence, PortEvent } from "./port_event.ts";
+import { type PacketCounts, PortLog } from "./port_life.ts";
 import type { PortPlan } from "./port_plan.ts";
 import type { PortSample, PortState } from "./port_sample.ts";
 import { Repeats } from "./repeats.ts";
@@ -78,6 +79,7 @@ export class PortServer implements PortService {
   readonly #vain: Repeats;
   readonly #turnedAway: Repeats;
   readonly #rings: RingWatch;
+  readonly #log: PortLog;
   readonly #budget = new Budget(tellBurst, tellPerSecond);
   /** Occurrences that were not told. */
   #untold = 0;
@@ -95,6 +97,7 @@ export class PortServer implements PortService {
 
   private constructor(parts: PortServerParts) {
     this.#parts = parts;
+    this.#log = new PortLog(() => this.#packets());
     this.#rings = new RingWatch(parts.port, parts.plan.offer.queuePairs, (found) => this.#tell(found));
     this.#vain = this.#repeats("front end came and went");
     this.#turnedAway = this.#repeats("front end not let in");
@@ -196,7 +199,9 @@ export class PortServer implements PortService {
   #tellConnected(): void {
     if (this.#session === undefined || this.#session.told) return;
     this.#session.told = true;
-    this.#tell({ event: "connected" });
+    this.#log.connected();
+    const { attempts } = this.#log.life;
+    this.#tell({ event: "connected", ...attempts > 0 ? { attempts } : {} });
   }
 
   #started(features: bigint): void {
@@ -206,11 +211,13 @@ export class PortServer implements PortService {
     this.#failures = 0;
     this.#tellConnected();
     const ring = hasFeature(features, "RING_PACKED") ? "packed" : "split";
+    this.#log.started(ring, featureNames(features));
     this.#tell({ event: "started", ring, features: featureNames(features) });
   }
 
   #stopped(): void {
     this.#session!.started_ms = undefined;
+    this.#log.stopped();
     this.#rings.rest();
     this.#tell({ event: "stopped" });
   }
@@ -218,6 +225,7 @@ export class PortServer implements PortService {
   #ended(reason: string): void {
     const { everStarted, since_ms, state } = this.#session!;
     state?.[Symbol.dispose]();
+    this.#log.disconnected(reason);
     const now_ms = performance.now();
     const inVain = !everStarted && now_ms - since_ms < shortSession_ms;
     if (!inVain) this.#tellConnected();
@@ -248,6 +256,7 @@ export class PortServer implements PortService {
       if (!(error instanceof VringError)) throw error;
       this.#failures++;
       const reason = error.message.replace(/^.*: /, "");
+      this.#log.failed(reason);
       if (reason !== this.#waitReason) this.#tell({ event: "waiting", socket: this.plan.socket, reason });
       this.#waitReason = reason;
       if (this.#closed) return;
@@ -291,7 +300,13 @@ export class PortServer implements PortService {
       queuePairsUp: up.length,
       queuePairs,
       counters: { toGuest: port.stats("toGuest"), fromGuest: port.stats("fromGuest") },
+      life: this.#log.life,
     };
+  }
+
+  #packets(): PacketCounts {
+    const { port } = this.#parts;
+    return { toGuest: port.stats("toGuest").packets, fromGuest: port.stats("fromGuest").packets };
   }
 
   #stateOf(rings: readonly VringState[]): PortState {
@@ -301,6 +316,7 @@ export class PortServer implements PortService {
   }
 
   #tell(occurrence: Occurrence): void {
+    if (occurrence.event === "recovered") this.#log.recovered(occurrence.returned);
     if (this.#budget.take(performance.now())) this.#parts.happened({ port: this.plan.name, ...occurrence });
     else this.#untold++;
   }

@@ -7,6 +7,7 @@ import { Frontend, Pump } from "../mod.ts";
 import { library } from "../ffi/library.ts";
 import { Program, within } from "./real/process.ts";
 import { Serve, vhostctl } from "./real/serve.ts";
+import { StillGuest } from "./still_guest.ts";
 
 // It stays open for good: opened here, it belongs to no test.
 library();
@@ -100,6 +101,41 @@ Deno.test("who asks for events gets each of them, up to the end", async () => {
   for (let line; (line = await asker.line()) !== undefined;) events.push(line["event"]);
   assert.equal(events.at(-1), "summary");
   assert.equal(await silent.line(), undefined);
+  await pump[Symbol.asyncDispose]();
+  await running;
+});
+
+Deno.test("ports are told with what befell them, for somebody who was not there", async () => {
+  using place = new Place();
+  await using pump = Pump.open();
+  const running = pump.run();
+  await using serve = await Serve.start("--dir", place.folder, "--ports", "1");
+  const life = async () => (await askPorts(place.control) as readonly ControlPort[])[0]!.life!;
+  const fresh = await life();
+  assert.deepEqual([fresh.starts, fresh.connected_ms, fresh.started, fresh.ended], [
+    0,
+    undefined,
+    undefined,
+    undefined,
+  ]);
+  assert.ok(fresh.opened_ms <= fresh.now_ms);
+  {
+    using guest = StillGuest.connect(pump, `${place.folder}/port0.sock`);
+    await guest.start(0, 1);
+    const runs = await life();
+    assert.deepEqual([runs.starts, runs.started?.ring, runs.ended], [1, "split", undefined]);
+    assert.ok(runs.connected_ms! <= runs.started!.time_ms && runs.started!.time_ms <= runs.now_ms);
+    for (const ring of [0, 1]) await guest.frontend.stopVring(ring);
+    const rests = await life();
+    assert.deepEqual([rests.started, rests.ended?.reason], [undefined, undefined]);
+    assert.deepEqual(rests.ended!.packets, { to_guest: 0, from_guest: 0 });
+    await guest.startRings(0, 1);
+    assert.equal((await life()).starts, 2);
+  }
+  await serve.until("disconnected");
+  const { connected_ms, ended } = await life();
+  assert.deepEqual([connected_ms, ended?.reason], [undefined, "peer closed the connection"]);
+  await serve.finish();
   await pump[Symbol.asyncDispose]();
   await running;
 });
