@@ -11,8 +11,11 @@ export type Moment = { readonly time_ms: number } & (PortMoment | ServeMoment | 
 
 /** At one port. */
 export type PortMoment =
-  /** Something that its server told, and whether an outage begins with it, or goes on. */
-  | (PortEvent & { readonly outage?: boolean })
+  /**
+   * Something that its server told, and whether an outage begins with it, or goes on; of rings that started: whether
+   * they are of the same kind as before, with the same features.
+   */
+  | (PortEvent & { readonly outage?: boolean; readonly as_before?: boolean })
   /** As it was when it was looked at first. */
   | {
     readonly event: "found";
@@ -27,7 +30,7 @@ export type PortMoment =
   | { readonly event: "outage"; readonly port: string; readonly length_ms: number; readonly reason: string }
   /** Something was taken for an outage that was none: the rings ran on. */
   | { readonly event: "no_outage"; readonly port: string }
-  /** The first packet that way after an outage, and how long after its beginning. */
+  /** The first packet that way after an outage was seen, so long after its beginning; it may have come earlier. */
   | { readonly event: "traffic"; readonly port: string; readonly way: Way; readonly after_ms: number }
   /** It is no port of the `serve` that is there now. */
   | { readonly event: "missing"; readonly port: string };
@@ -48,6 +51,8 @@ export type QemuMoment =
   | { readonly event: "qemu_attached" }
   | { readonly event: "qemu_waiting"; readonly reason: string }
   | { readonly event: "qemu_gone"; readonly reason: string }
+  /** It does not say which of its back ends are connected. */
+  | { readonly event: "qemu_refused"; readonly reason: string }
   /** Its network device has lost or got its back end. */
   | { readonly event: "qemu_back_end"; readonly connected: boolean; readonly netdev: string; readonly chardev: string }
   /** One of its own events, such as STOP. */

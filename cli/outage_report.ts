@@ -5,14 +5,17 @@
  */
 import type { PortEvent } from "../mod.ts";
 import type { Moment } from "./outage_moment.ts";
-import { outageTable, type PortOutages, portOutages, tooLong } from "./outage_summary.ts";
+import { outageTable, type PortOutages, portOutages, stateTable, tooLong } from "./outage_summary.ts";
 import { momentStyle, momentText } from "./outage_text.ts";
 import { PortTimeline } from "./outage_timeline.ts";
-import type { Output } from "./output.ts";
+import { fit, type Output, terminalSize } from "./output.ts";
 import type { LookedLife, PortLook } from "./port_look.ts";
 
 /** Room for names in front of a line. */
 const nameWidth = 6;
+
+/** Lines of a terminal that are not for ports. */
+const frameRows = 5;
 
 /** From the first moment to the summary. Times are the host's, in milliseconds since 1970. */
 export class OutageReport {
@@ -64,7 +67,8 @@ export class OutageReport {
   looked(looks: readonly PortLook[]): void {
     const watched = looks.filter((look): look is PortLook & { life: LookedLife } => look.life !== undefined);
     this.#nameWidth = Math.max(this.#nameWidth, ...watched.map(({ port }) => port.length));
-    for (const look of watched) this.#tellAll(this.#timelineOf(look.port).looked(look));
+    const moments = watched.flatMap((look) => this.#timelineOf(look.port).looked(look));
+    this.#tellAll(moments.toSorted((one, other) => one.time_ms - other.time_ms));
     this.#lookForMissing(new Set(watched.map(({ port }) => port)));
   }
 
@@ -73,8 +77,23 @@ export class OutageReport {
     return [...this.#timelines.values()].filter((timeline) => timeline.lost(time_ms)).map(({ port }) => port);
   }
 
+  /** On a terminal, shows how the ports are, below the lines. Those that are out come first. */
+  draw(): void {
+    if (!this.#output.terminal || this.#json || this.#timelines.size === 0) return;
+    const { rows, columns } = terminalSize();
+    const isOut = ({ outages }: PortTimeline) => outages.at(-1)?.length_ms === undefined && outages.length > 0;
+    const timelines = [...this.#timelines.values()].toSorted((one, other) => Number(isOut(other)) - Number(isOut(one)));
+    const shown = timelines.slice(0, Math.max(1, rows - frameRows));
+    const [head = "", ...lines] = stateTable(shown, Date.now()).map((line) => fit(line, columns));
+    const styled = lines.map((line, index) => isOut(shown[index]!) ? this.#output.style("red", line) : line);
+    const rest = timelines.length - shown.length;
+    const more = rest > 0 ? [this.#output.style("dim", `and ${rest} more`)] : [];
+    this.#output.frame(["", this.#output.style("bold", head), ...styled, ...more]);
+  }
+
   /** Prints the sums, and returns what is wrong with them, if `most_ms` is given. */
   summary(most_ms: number | undefined): string | undefined {
+    this.#output.frame([]);
     const now_ms = Date.now();
     const ports = [...this.#timelines.values()].map((timeline) => portOutages(timeline, now_ms));
     const wrong = most_ms === undefined ? undefined : tooLong(ports, most_ms);

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import type { Outage, PortTimeline } from "./outage_timeline.ts";
+import type { Outage, Phase, PortTimeline } from "./outage_timeline.ts";
 import { type Column, duration, table } from "./output.ts";
 import type { Way } from "./port_look.ts";
 import { quantile } from "./statistics.ts";
@@ -51,6 +51,38 @@ export function portOutages({ port, outages, recovered }: PortTimeline, now_ms: 
     traffic_worst_ms: { to_guest: traffic("to_guest"), from_guest: traffic("from_guest") },
     recovered,
   };
+}
+
+const stateColumns: readonly Column[] = [
+  { title: "PORT" },
+  { title: "STATE" },
+  ...["FOR", "OUTAGES", "WORST"].map((title): Column => ({ title, align: "right" })),
+];
+
+const stateNames: Readonly<Record<Phase, string>> = {
+  new: "",
+  waiting: "waiting",
+  connected: "connected",
+  stopped: "stopped",
+  running: "running",
+  lost: "serve gone",
+};
+
+/** A row for each port as it is now. */
+export function stateTable(timelines: readonly PortTimeline[], now_ms: number): string[] {
+  const row = (timeline: PortTimeline) => {
+    const { name, since_ms } = timeline.phase;
+    const { outages, worst_ms, lasting_ms } = portOutages(timeline, now_ms);
+    const state = `${stateNames[name]}${lasting_ms === null ? "" : ", out"}`;
+    return [
+      timeline.port,
+      state,
+      duration(lasting_ms ?? Math.max(0, now_ms - since_ms)),
+      `${outages}`,
+      length(worst_ms),
+    ];
+  };
+  return table(stateColumns, timelines.map(row));
 }
 
 function length(value_ms: number | null): string {

@@ -60,7 +60,10 @@ function portText(moment: PortMoment): string {
     case "no_outage":
       return "no outage: its rings ran on";
     case "traffic":
-      return `first packet ${wayNames[moment.way]}, ${duration(moment.after_ms)} after the outage began`;
+      return `first packet ${wayNames[moment.way]}, within ${duration(moment.after_ms)} of the outage's beginning`;
+    case "started":
+      if (moment.as_before === true) return `started: ${moment.ring} rings, with the same features as before`;
+      return `${eventText(moment)}${moment.as_before === false ? ": other ones than before" : ""}`;
     case "missing":
       return "not a port of this serve: start serve with the same ports as before";
     case "stopped":
@@ -104,6 +107,8 @@ function qemuText(moment: QemuMoment): string {
       return "attached to its QMP socket";
     case "qemu_waiting":
       return `${moment.reason}: it is tried again`;
+    case "qemu_refused":
+      return `does not tell of its back ends: ${moment.reason}`;
     case "qemu_gone":
       return moment.reason;
     case "qemu_back_end":

@@ -22,7 +22,7 @@ export interface Outage {
 }
 
 /** `lost`: ran, when whoever serves it was heard of last. */
-type Phase = "new" | "waiting" | "connected" | "stopped" | "running" | "lost";
+export type Phase = "new" | "waiting" | "connected" | "stopped" | "running" | "lost";
 
 /** As a port is looked at that is watched. */
 type FullLook = PortLook & { readonly life: LookedLife };
@@ -39,6 +39,7 @@ const nothingSeen = { seen: -1, told: -2 };
 export class PortTimeline {
   readonly port: string;
   #phase: Phase = "new";
+  #phase_ms = 0;
   readonly #outages: Outage[] = [];
   /** The one that lasts. */
   #outage: Outage | undefined;
@@ -55,11 +56,18 @@ export class PortTimeline {
   #recoveredHere = 0;
   /** Queue pairs: none was seen, nor told, since rings started. */
   #pairs = nothingSeen;
+  /** The rings that ran last: their kind and features. */
+  #rings: string | undefined;
   /** Why nobody is there, as it was told. */
   #failure: string | undefined;
 
   constructor(port: string) {
     this.port = port;
+  }
+
+  /** How it is, and since when it is known to be so. */
+  get phase(): { readonly name: Phase; readonly since_ms: number } {
+    return { name: this.#phase, since_ms: this.#phase_ms };
   }
 
   /** Those that ended, in order, and the one that lasts. */
@@ -75,6 +83,11 @@ export class PortTimeline {
   /** Whether a look soon would tell more. */
   get isCurious(): boolean {
     return this.#awaited.length > 0 || (this.#phase === "running" && this.#pairs.seen !== this.#pairs.told);
+  }
+
+  #enter(phase: Phase, time_ms: number): void {
+    if (phase !== this.#phase) this.#phase_ms = time_ms;
+    this.#phase = phase;
   }
 
   /** Takes in what was told. */
@@ -94,7 +107,7 @@ export class PortTimeline {
         this.#failure = event.reason;
         break;
       case "connected":
-        this.#phase = "connected";
+        this.#enter("connected", time_ms);
         this.#failure = undefined;
     }
     return [{ ...event, time_ms }];
@@ -106,8 +119,8 @@ export class PortTimeline {
     this.#failure = undefined;
     if (this.#phase === "running") {
       this.#outage = { began_ms: time_ms, reason: lostReason, traffic_ms: {} };
-      this.#phase = "lost";
-    } else if (this.#phase !== "lost" && this.#phase !== "new") this.#phase = "waiting";
+      this.#enter("lost", time_ms);
+    } else if (this.#phase !== "lost" && this.#phase !== "new") this.#enter("waiting", time_ms);
     return this.#outage !== undefined;
   }
 
@@ -127,8 +140,9 @@ export class PortTimeline {
   #find({ state, life }: FullLook): Moment {
     const { connected_ms, started, now_ms: time_ms, recovered, ended } = life;
     const atRest = ended?.reason === undefined && ended !== undefined ? "stopped" : "connected";
-    this.#phase = started !== undefined ? "running" : connected_ms !== undefined ? atRest : "waiting";
+    this.#enter(started !== undefined ? "running" : connected_ms !== undefined ? atRest : "waiting", time_ms);
     this.#recoveredHere = recovered;
+    this.#rings = started && ringsText(started);
     const rings = started === undefined ? {} : { ring: started.ring, features: started.features };
     return { time_ms, port: this.port, event: "found", state, ...rings };
   }
@@ -141,7 +155,7 @@ export class PortTimeline {
     const moments = this.#phase === "running" && !this.#ranOn(life) ? this.#end(life) : [];
     moments.push(...this.#arrive(life));
     if (this.#phase !== "running" && started !== undefined) moments.push(...this.#start(started));
-    else if (life.connected_ms === undefined) this.#phase = "waiting";
+    else if (life.connected_ms === undefined) this.#enter("waiting", life.now_ms);
     return moments;
   }
 
@@ -153,7 +167,7 @@ export class PortTimeline {
   /** Whoever was lost is there again, and is the same. */
   #findAgain(life: LookedLife): Moment[] {
     this.#outage = undefined;
-    this.#phase = "running";
+    this.#enter("running", life.now_ms);
     if (this.#ranOn(life)) return [{ time_ms: life.now_ms, port: this.port, event: "no_outage" }];
     const moments = this.#end(life);
     moments.push(...this.#arrive(life));
@@ -167,17 +181,17 @@ export class PortTimeline {
     // Rings that were handed over never stood still.
     if (started !== undefined && started.time_ms < this.#outage!.began_ms) {
       this.#outage = undefined;
-      this.#phase = "running";
+      this.#enter("running", time_ms);
       return [{ time_ms, port: this.port, event: "no_outage" }];
     }
-    this.#phase = "waiting";
+    this.#enter("waiting", time_ms);
     return [...this.#arrive(life), ...started === undefined ? [] : this.#start(started)];
   }
 
   /** A front end came unheard. */
   #arrive({ connected_ms, attempts }: LookedLife): Moment[] {
     if (this.#phase !== "waiting" || connected_ms === undefined) return [];
-    this.#phase = "connected";
+    this.#enter("connected", connected_ms);
     const tried = attempts > 0 ? { attempts } : {};
     return [{ time_ms: connected_ms, port: this.port, event: "connected", ...tried }];
   }
@@ -190,10 +204,13 @@ export class PortTimeline {
 
   #start({ time_ms, ring, features }: Start): Moment[] {
     const { port } = this;
-    this.#phase = "running";
+    this.#enter("running", time_ms);
     this.#starts = undefined;
     this.#pairs = nothingSeen;
-    const moments: Moment[] = [{ time_ms, port, event: "started", ring, features }];
+    const before = this.#rings;
+    this.#rings = ringsText({ ring, features });
+    const change = before === undefined ? {} : { as_before: before === this.#rings };
+    const moments: Moment[] = [{ time_ms, port, event: "started", ring, features, ...change }];
     if (this.#outage === undefined) return moments;
     const { began_ms, reason } = this.#outage;
     const length_ms = Math.max(0, time_ms - began_ms);
@@ -205,14 +222,14 @@ export class PortTimeline {
   }
 
   #stop(time_ms: number): Moment[] {
-    this.#phase = "stopped";
+    this.#enter("stopped", time_ms);
     this.#awaited = [];
     return [{ time_ms, port: this.port, event: "stopped", outage: false }];
   }
 
   #leave(time_ms: number, reason: string): Moment[] {
     if (this.#phase === "running") this.#outage = { began_ms: time_ms, reason, traffic_ms: {} };
-    this.#phase = "waiting";
+    this.#enter("waiting", time_ms);
     this.#awaited = [];
     return [{ time_ms, port: this.port, event: "disconnected", reason, outage: this.#outage !== undefined }];
   }
@@ -254,4 +271,8 @@ export class PortTimeline {
     if (isTold) return [];
     return [{ time_ms: life.now_ms, port: this.port, event: "queues", queue_pairs_up, queue_pairs }];
   }
+}
+
+function ringsText({ ring, features }: Pick<Start, "ring" | "features">): string {
+  return `${ring} ${features.join(" ")}`;
 }

@@ -60,6 +60,17 @@ export function fit(line: string, columns: number): string {
   return line.length <= columns ? line : `${line.slice(0, Math.max(0, columns - 1))}…`;
 }
 
+/** The terminal's; what most have at least, where there is none, or it does not know. */
+export function terminalSize(): { rows: number; columns: number } {
+  const usual = { rows: 24, columns: 80 };
+  try {
+    const { rows, columns } = Deno.consoleSize();
+    return { rows: rows || usual.rows, columns: columns || usual.columns };
+  } catch {
+    return usual;
+  }
+}
+
 export type Style = "bold" | "dim" | "red" | "green" | "yellow";
 
 const codes: Record<Style, readonly [on: number, off: number]> = {

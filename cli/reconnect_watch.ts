@@ -12,6 +12,8 @@ import { watchOwnPort } from "./watched_port.ts";
 import { watchQemu } from "./watched_qemu.ts";
 import { watchServe } from "./watched_serve.ts";
 
+const frame_ms = 500;
+
 /** The command, for `main.ts`. */
 export function command() {
   return reconnectWatchCommand().action((options) => run(planReconnectWatch(options, Deno.cwd())));
@@ -21,17 +23,20 @@ export function command() {
 async function watch({ watched, qmp, seconds }: ReconnectWatchPlan, report: OutageReport, stop: AbortSignal) {
   const end = new AbortController();
   const signal = AbortSignal.any([stop, end.signal]);
+  const drawing = setInterval(() => report.draw(), frame_ms);
   const timer = seconds === undefined ? undefined : setTimeout(() => end.abort(), 1000 * seconds);
-  const parts = [
-    typeof watched === "string" ? watchServe(watched, report, signal) : watchOwnPort(watched, report, signal),
-    ...qmp === undefined ? [] : [watchQemu(qmp, report, signal)],
-  ];
+  const ports = typeof watched === "string"
+    ? watchServe(watched, report, signal)
+    : watchOwnPort(watched, report, signal);
+  // At the end it is not waited for: a QEMU may not answer for as long as its back end does not.
+  const view = qmp === undefined ? ports : watchQemu(qmp, report, signal).then(() => ports);
   try {
-    await Promise.all(parts);
+    await Promise.race([ports, view]);
   } finally {
     clearTimeout(timer);
+    clearInterval(drawing);
     end.abort();
-    await Promise.allSettled(parts);
+    await ports;
   }
 }
 

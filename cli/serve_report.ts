@@ -14,7 +14,7 @@ import {
   type Rate,
   type WorkerStats,
 } from "../mod.ts";
-import { type Column, fit, type Output, quantity, table } from "./output.ts";
+import { type Column, fit, type Output, quantity, table, terminalSize } from "./output.ts";
 
 /** Everything that is counted, at one moment. */
 export interface Snapshot {
@@ -206,13 +206,5 @@ export class ServeReport {
     const counters = { ports: now.ports.map(jsonPort), workers: now.workers };
     const object = { event: "summary", seconds: Number(seconds.toFixed(3)), ...counters };
     this.note(object, `stopped after ${seconds.toFixed(1)} s`, ...table(totalColumns, rows));
-  }
-}
-
-function terminalSize(): { rows: number; columns: number } {
-  try {
-    return Deno.consoleSize();
-  } catch {
-    return { rows: 24, columns: 80 };
   }
 }

@@ -8,7 +8,7 @@ import { CommandError } from "./error.ts";
 import type { OutageReport } from "./outage_report.ts";
 import { pauseUnless } from "./pause.ts";
 import { type VhostUserNetdev, vhostUserNetdevs } from "./qemu_netdev.ts";
-import { Qmp, type QmpEvent } from "./qmp.ts";
+import { Qmp, type QmpEvent, QmpRefusal } from "./qmp.ts";
 import type { SocketAddress } from "./socket_address.ts";
 
 /** QEMU before 10 does not tell when a back end comes or goes: it is asked so often. */
@@ -28,6 +28,7 @@ class BackEnds {
   /** By name of the network device. */
   readonly #connected = new Map<string, boolean>();
   #netdevs: readonly VhostUserNetdev[] = [];
+  #refused = false;
 
   constructor(report: OutageReport) {
     this.#report = report;
@@ -44,7 +45,19 @@ class BackEnds {
     this.#take(netdev, String(chardev), event === connectedEvent, time_ms);
   }
 
+  /** Asks for what is not told. A QEMU that refuses is told of once. */
   async look(qmp: Qmp): Promise<void> {
+    try {
+      await this.#look(qmp);
+      this.#refused = false;
+    } catch (error) {
+      if (!(error instanceof QmpRefusal)) throw error;
+      if (!this.#refused) this.#report.tell({ time_ms: Date.now(), event: "qemu_refused", reason: error.message });
+      this.#refused = true;
+    }
+  }
+
+  async #look(qmp: Qmp): Promise<void> {
     this.#netdevs = await vhostUserNetdevs(qmp);
     const chardevs = await qmp.execute("query-chardev") as readonly Chardev[];
     for (const { netdev, chardev } of this.#netdevs) {
@@ -77,12 +90,14 @@ export async function watchQemu(address: SocketAddress, report: OutageReport, st
       }
     } catch (error) {
       if (!(error instanceof CommandError)) throw error;
+      if (stop.aborted) return;
       const reason = error.message;
       const isNews = attached || reason !== waiting;
       if (isNews) report.tell({ time_ms: Date.now(), event: attached ? "qemu_gone" : "qemu_waiting", reason });
       waiting = attached ? undefined : reason;
     }
-    failures = attached ? 0 : failures + 1;
+    // One that hangs up as soon as it has greeted is not asked again at once.
+    failures = attached ? 1 : failures + 1;
     await pauseUnless(stop, pauseAfter(failures));
   }
 }

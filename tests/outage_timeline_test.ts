@@ -322,6 +322,17 @@ Deno.test("sums, the table, and the verdict", () => {
   assert.equal(tooLong(later, 2000), "outage of a too long: 3000 ms, and it lasts: --max-outage allows 2000 ms");
 });
 
+Deno.test("rings that start anew are compared with those before", () => {
+  const story = running();
+  const told = (ring: "split" | "packed", names: string[]) => {
+    const [moment] = story.timeline.happened({ port: "a", event: "started", ring, features: names }, 3000);
+    return momentText(moment!)[1];
+  };
+  assert.equal(told("split", features), "started: split rings, with the same features as before");
+  assert.equal(told("packed", features), "started: packed rings: VERSION_1: other ones than before");
+  assert.equal(told("packed", ["MQ"]), "started: packed rings: MQ: other ones than before");
+});
+
 Deno.test("moments as lines", () => {
   const cases: [Moment, string, RegExp][] = [
     [

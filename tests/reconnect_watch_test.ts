@@ -261,6 +261,34 @@ Deno.test("QEMU's own view: its back end goes and comes, it stops and resumes, i
   await serve.finish();
 });
 
+Deno.test("a QEMU that is not there, refuses, or does not answer holds up nothing", async () => {
+  await using bench = new Bench();
+  await using serve = await bench.serve("a");
+  await using watch = await Watch.start("--attach", bench.control, "--qmp", bench.socket("none"));
+  const { reason } = await watch.until("qemu_waiting");
+  assert.match(String(reason), /^cannot reach QEMU: \S+none\.sock: no such file: start QEMU with -qmp/);
+  assert.equal((await watch.finish()).code, 0);
+
+  await using qemu = new FakeQmp();
+  await using beside = await Watch.start("--attach", bench.control, "--qmp", qemu.path);
+  await beside.until("qemu_refused", {
+    reason: "QEMU refused query-chardev: The command query-chardev has not been found",
+  });
+  const { promise: asked, resolve: ask } = Promise.withResolvers<void>();
+  const { promise: answered, resolve: answer } = Promise.withResolvers<object>();
+  qemu.answers["query-chardev"] = () => {
+    ask();
+    return answered;
+  };
+  await qemu.tell("RESUME");
+  await beside.until("qemu_event", { name: "RESUME" });
+  await asked;
+  assert.equal((await beside.finish()).code, 0);
+  answer([]);
+  assert.equal(beside.records.filter(({ event }) => event === "qemu_refused").length, 1);
+  await serve.finish();
+});
+
 Deno.test("for people: lines with the time in front, and a table; it ends by itself, and with its reader", async () => {
   await using bench = new Bench();
   await using serve = await bench.serve("a");
@@ -272,6 +300,12 @@ Deno.test("for people: lines with the time in front, and a table; it ends by its
   assert.match(text, /^ +\d+\.\d{3} s {2}serve {3}attached: 1 port$/m);
   assert.match(text, /^ +\d+\.\d{3} s {2}a {7}running: split rings: PROTOCOL_FEATURES VERSION_1$/m);
   assert.match(text, /\n\nPORT +OUTAGES +MEDIAN +WORST +TOTAL .*\na +0 +- +- +0 ms +- +- +0\n$/);
+  // On a terminal of no size there is a table below the lines.
+  const shown = new Program("script", ["-qec", `${[vhostctl, ...words].join(" ")} --seconds 2`, "/dev/null"], {
+    env: { TERM: "xterm" },
+  });
+  assert.equal((await shown.finished).code, 0);
+  assert.match(shown.since(), /^PORT +STATE +FOR +OUTAGES +WORST\r\na +running +\S+ \S+ +0 +-\r$/m);
   const piped = new Program("sh", ["-c", `"$0" "$@" | head -n 1`, vhostctl, ...words]);
   await piped.until(/attached/, end_ms);
   await serve.finish();
