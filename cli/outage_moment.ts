@@ -32,6 +32,8 @@ export type PortMoment =
   | { readonly event: "no_outage"; readonly port: string }
   /** The first packet that way after an outage was seen, so long after its beginning; it may have come earlier. */
   | { readonly event: "traffic"; readonly port: string; readonly way: Way; readonly after_ms: number }
+  /** Its rings started so many times more than was told. */
+  | { readonly event: "unheard"; readonly port: string; readonly starts: number }
   /** It is no port of the `serve` that is there now. */
   | { readonly event: "missing"; readonly port: string };
 

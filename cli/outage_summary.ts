@@ -19,6 +19,8 @@ export interface PortOutages {
   readonly lasting_ms: number | null;
   /** The longest time from an outage's beginning to the first packet. */
   readonly traffic_worst_ms: Readonly<Record<Way, number | null>>;
+  /** Starts of rings that were not heard of: there may have been as many outages more. */
+  readonly unheard_starts: number;
   /** Frames that were given back when rings started. */
   readonly recovered: number;
 }
@@ -36,7 +38,7 @@ function worst(values: readonly number[]): number | null {
 }
 
 /** Up to now. */
-export function portOutages({ port, outages, recovered }: PortTimeline, now_ms: number): PortOutages {
+export function portOutages({ port, outages, unheard, recovered }: PortTimeline, now_ms: number): PortOutages {
   const lengthOf = ({ length_ms, began_ms }: Outage) => length_ms ?? Math.max(0, now_ms - began_ms);
   const lengths = outages.map(lengthOf);
   const last = outages.at(-1);
@@ -49,6 +51,7 @@ export function portOutages({ port, outages, recovered }: PortTimeline, now_ms: 
     total_ms: lengths.reduce((sum, length) => sum + length, 0),
     lasting_ms: last === undefined || last.length_ms !== undefined ? null : lengthOf(last),
     traffic_worst_ms: { to_guest: traffic("to_guest"), from_guest: traffic("from_guest") },
+    unheard_starts: unheard,
     recovered,
   };
 }
@@ -94,7 +97,10 @@ export function outageTable(ports: readonly PortOutages[]): string[] {
   const row = (port: PortOutages) => [
     ...[port.port, String(port.outages), length(port.median_ms), length(port.worst_ms), duration(port.total_ms)],
     ...[length(port.traffic_worst_ms.to_guest), length(port.traffic_worst_ms.from_guest), String(port.recovered)],
-    port.lasting_ms === null ? "" : `still out, for ${duration(port.lasting_ms)}`,
+    [
+      ...port.lasting_ms === null ? [] : [`still out, for ${duration(port.lasting_ms)}`],
+      ...port.unheard_starts === 0 ? [] : [`${port.unheard_starts} starts more, too fast to be told`],
+    ].join("; "),
   ];
   return table(columns, ports.map(row));
 }

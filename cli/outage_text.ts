@@ -64,6 +64,8 @@ function portText(moment: PortMoment): string {
     case "started":
       if (moment.as_before === true) return `started: ${moment.ring} rings, with the same features as before`;
       return `${eventText(moment)}${moment.as_before === false ? ": other ones than before" : ""}`;
+    case "unheard":
+      return `started ${moment.starts} ${moment.starts === 1 ? "time" : "times"} more, too fast to be told`;
     case "missing":
       return "not a port of this serve: start serve with the same ports as before";
     case "stopped":

@@ -50,8 +50,9 @@ export class PortTimeline {
   #awaited_ms = 0;
   /** Of whoever serves it, by which two are told apart. */
   #opened_ms: number | undefined;
-  /** How often rings have started there; undefined: once more than is known. */
-  #starts: number | undefined;
+  /** How often rings had started there at the last look, and how often since, as far as was heard. */
+  #starts = { looked: 0, heard: 0 };
+  #unheard = 0;
   #recovered = 0;
   #recoveredHere = 0;
   /** Queue pairs: none was seen, nor told, since rings started. */
@@ -78,6 +79,11 @@ export class PortTimeline {
   /** Frames that a dead back end had in hand, and that were given back. */
   get recovered(): number {
     return this.#recovered;
+  }
+
+  /** How often rings started without that it was heard of: there may have been as many outages more. */
+  get unheard(): number {
+    return this.#unheard;
   }
 
   /** Whether a look soon would tell more. */
@@ -127,10 +133,15 @@ export class PortTimeline {
   /** Takes in how it is now. */
   looked(look: FullLook): Moment[] {
     const { life } = look;
-    const moments = this.#phase === "new" ? [this.#find(look)] : this.#fillIn(life);
-    if (this.#opened_ms !== undefined && this.#opened_ms !== life.opened_ms) this.#recoveredHere = 0;
+    const isFirst = this.#phase === "new";
+    const moments = isFirst ? [this.#find(look)] : this.#fillIn(life);
+    if (!isFirst && this.#opened_ms !== life.opened_ms) {
+      this.#recoveredHere = 0;
+      this.#starts = { looked: 0, heard: this.#starts.heard };
+    }
     this.#opened_ms = life.opened_ms;
-    this.#starts = life.starts;
+    if (!isFirst) moments.push(...this.#lookForUnheard(life));
+    this.#starts = { looked: life.starts, heard: 0 };
     moments.push(...this.#lookForFailure(look));
     moments.push(...this.#lookForRecovered(life), ...this.#lookForTraffic(look), ...this.#lookAtQueues(look));
     return moments;
@@ -161,7 +172,7 @@ export class PortTimeline {
 
   /** Whether the rings that run are those that ran. */
   #ranOn({ started, starts }: LookedLife): boolean {
-    return started !== undefined && (this.#starts === undefined || this.#starts === starts);
+    return started !== undefined && (this.#starts.heard > 0 || this.#starts.looked === starts);
   }
 
   /** Whoever was lost is there again, and is the same. */
@@ -177,10 +188,11 @@ export class PortTimeline {
 
   /** Somebody else serves the port now. */
   #succeed(life: LookedLife): Moment[] {
-    const { started, now_ms: time_ms } = life;
+    const { started, starts, now_ms: time_ms } = life;
     // Rings that were handed over never stood still.
     if (started !== undefined && started.time_ms < this.#outage!.began_ms) {
       this.#outage = undefined;
+      this.#starts = { looked: 0, heard: starts };
       this.#enter("running", time_ms);
       return [{ time_ms, port: this.port, event: "no_outage" }];
     }
@@ -205,7 +217,7 @@ export class PortTimeline {
   #start({ time_ms, ring, features }: Start): Moment[] {
     const { port } = this;
     this.#enter("running", time_ms);
-    this.#starts = undefined;
+    this.#starts = { ...this.#starts, heard: this.#starts.heard + 1 };
     this.#pairs = nothingSeen;
     const before = this.#rings;
     this.#rings = ringsText({ ring, features });
@@ -232,6 +244,14 @@ export class PortTimeline {
     this.#enter("waiting", time_ms);
     this.#awaited = [];
     return [{ time_ms, port: this.port, event: "disconnected", reason, outage: this.#outage !== undefined }];
+  }
+
+  /** Too many to be told each, or before anybody was there to hear. */
+  #lookForUnheard({ starts, now_ms: time_ms }: LookedLife): Moment[] {
+    const unheard = starts - this.#starts.looked - this.#starts.heard;
+    if (unheard <= 0) return [];
+    this.#unheard += unheard;
+    return [{ time_ms, port: this.port, event: "unheard", starts: unheard }];
   }
 
   #lookForFailure({ socket = "", life: { failure, now_ms: time_ms } }: FullLook): Moment[] {

@@ -12,7 +12,9 @@ import { Qmp, type QmpEvent, QmpRefusal } from "./qmp.ts";
 import type { SocketAddress } from "./socket_address.ts";
 
 /** QEMU before 10 does not tell when a back end comes or goes: it is asked so often. */
-const period_ms = 500;
+const period_ms = 100;
+/** Which network devices there are is asked for each so many times. */
+const netdevPeriod = 10;
 const told: readonly string[] = ["STOP", "RESUME", "SHUTDOWN", "RESET"];
 const connectedEvent = "NETDEV_VHOST_USER_CONNECTED";
 const disconnectedEvent = "NETDEV_VHOST_USER_DISCONNECTED";
@@ -28,6 +30,7 @@ class BackEnds {
   /** By name of the network device. */
   readonly #connected = new Map<string, boolean>();
   #netdevs: readonly VhostUserNetdev[] = [];
+  #looks = 0;
   #refused = false;
 
   constructor(report: OutageReport) {
@@ -58,7 +61,7 @@ class BackEnds {
   }
 
   async #look(qmp: Qmp): Promise<void> {
-    this.#netdevs = await vhostUserNetdevs(qmp);
+    if (this.#looks++ % netdevPeriod === 0) this.#netdevs = await vhostUserNetdevs(qmp);
     const chardevs = await qmp.execute("query-chardev") as readonly Chardev[];
     for (const { netdev, chardev } of this.#netdevs) {
       const found = chardevs.find(({ label }) => label === chardev);

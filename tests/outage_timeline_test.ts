@@ -174,6 +174,7 @@ Deno.test("whoever serves the port is killed: the outage goes on until rings run
   assert.equal(story.timeline.lost(3000), true);
   story.succeeds(3500);
   assert.deepEqual(story.look(3600), []);
+  assert.equal(story.timeline.unheard, 0);
   assert.deepEqual(story.lengths(3700), [1, 700, 700, 700, 700]);
   // What the successor told before it was asked is not heard, and found when it is looked at.
   story.tells = false;
@@ -187,6 +188,7 @@ Deno.test("whoever serves the port is killed: the outage goes on until rings run
     "4100 traffic from_guest 1100",
   ]);
   assert.deepEqual(story.lengths(9000), [1, 900, 900, 900, null]);
+  assert.equal(story.timeline.unheard, 0);
 });
 
 Deno.test("killed while no ring ran: no outage begins", () => {
@@ -254,6 +256,18 @@ Deno.test("what is told by number alone shows when the port is looked at", () =>
   story.stops(4000);
   story.starts(4100);
   assert.deepEqual(story.look(4500), ["4000 stopped false", "4100 started"]);
+  assert.equal(story.timeline.unheard, 0);
+  // Of several only the last shows: the others are counted.
+  for (const at_ms of [5000, 5100, 5200]) {
+    story.leaves(at_ms);
+    story.connects(at_ms + 10);
+    story.starts(at_ms + 20);
+  }
+  assert.deepEqual(story.look(5500), [
+    ...["5200 disconnected true", "5210 connected", "5220 started", "5220 outage 20", "5500 unheard"],
+  ]);
+  assert.equal(story.timeline.unheard, 2);
+  assert.match(outageTable([portOutages(story.timeline, 9000)])[1]!, /2 starts more, too fast to be told$/);
 });
 
 Deno.test("frames given back are counted once, told or found", () => {
