@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { isAbsolute, join, normalize } from "node:path";
+import { isAbsolute, join, normalize, resolve } from "node:path";
 import { makeOffer, offerNames, type PortMode, type PortPlan } from "../mod.ts";
 import { UsageError } from "./error.ts";
 import { onOff, wholeNumber } from "./option.ts";
@@ -148,11 +148,18 @@ export interface PortDefaults {
   readonly queuePairs: number;
   /** To resolve relative paths. */
   readonly workingDirectory: string;
+  /** Where state files go: beside the sockets, if undefined; nowhere: "none". */
+  readonly stateDirectory?: string | undefined;
 }
 
 function planSocket(option: PortOption, name: string, { directory, workingDirectory }: PortDefaults): string {
   const socket = option.socket ?? join(directory, `${name}.sock`);
   return isAbsolute(socket) ? normalize(socket) : join(workingDirectory, socket);
+}
+
+function planState(socket: string, name: string, { stateDirectory, workingDirectory }: PortDefaults) {
+  if (stateDirectory === "none") return undefined;
+  return stateDirectory === undefined ? `${socket}.state` : resolve(workingDirectory, stateDirectory, `${name}.state`);
 }
 
 /** QEMU 11.1 (not 7.2) then waits for the answer to a request that it did not send, and the guest is lost. */
@@ -191,6 +198,7 @@ export function planPorts(options: readonly PortOption[], defaults: PortDefaults
         withheld: option.features ?? [],
       }),
       guestTso: option["guest-tso"],
+      state: planState(socket, names[index]!, defaults),
     };
   });
 }

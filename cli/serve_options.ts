@@ -49,7 +49,7 @@ Examples:
 export const controlName = "control.sock";
 
 /** What a later version will have. */
-const absent = ["--state-dir <dir>", "--takeover"];
+const absent = ["--takeover"];
 
 function defineOptions() {
   return new Command("serve")
@@ -81,6 +81,7 @@ function defineOptions() {
     )
     .addOption(socketModeOption())
     .option("--control <path>", "where to listen for programs that ask, or none (default: control.sock in --dir)")
+    .option("--state-dir <dir>", "where files go that outlive this program, or none (default: beside each socket)")
     .option("--libvirt", "print libvirt XML instead of QEMU arguments")
     .option("--json", "print one JSON object a line")
     .addOption(
@@ -160,7 +161,12 @@ export function planServe(options: ServeOptions, surroundings: Surroundings): Se
   const { runtimeDirectory, workingDirectory } = surroundings;
   const directory = options.dir ?? (runtimeDirectory ? `${runtimeDirectory}/vhostctl` : "/run/vhostctl");
   const wanted = portOptions(options);
-  const guests = planPorts(wanted, { directory, queuePairs: options.queues, workingDirectory });
+  const guests = planPorts(wanted, {
+    directory,
+    queuePairs: options.queues,
+    workingDirectory,
+    stateDirectory: options.stateDir,
+  });
   const ports = [...guests, ...planUplinks(options.uplink ?? [])];
   checkTwice("name", ports.map(({ name }) => name));
   const isUsed = options.dir !== undefined || wanted.some((port) => port.socket === undefined);

@@ -8,8 +8,10 @@ import {
   Engine,
   featureSet,
   hasProtocolFeature,
+  KeptState,
   openPortService,
   type PortEvent,
+  type PortPlan,
   type PortService,
   postCopyObstacle,
   Pump,
@@ -65,6 +67,24 @@ function checkPostCopy(ports: ServePlan["ports"]): void {
   const obstacle = port === undefined ? undefined : postCopyObstacle();
   if (obstacle === undefined) return;
   throw new HostError(`this host does not allow post-copy: ${obstacle}, or leave postcopy=on of ${port!.name} out`);
+}
+
+/** Without one, the port is served all the same. */
+function openState(plan: PortPlan, happened: (event: PortEvent) => void): KeptState | undefined {
+  if (plan.state === undefined) return undefined;
+  try {
+    return KeptState.open(plan.state);
+  } catch (error) {
+    if (error instanceof VringError && error.status === "busy") {
+      throw new CommandError(
+        `another program serves ${plan.name}: it has ${plan.state}: stop it, or give another folder with --state-dir`,
+      );
+    }
+    if (!(error instanceof Error)) throw error;
+    const reason = error.message.replace(/^.*: /, "");
+    happened({ port: plan.name, event: "no_state", path: plan.state, reason });
+    return undefined;
+  }
 }
 
 /** Serves from `open` until it is disposed of. */
@@ -140,10 +160,13 @@ export class SwitchServer implements AsyncDisposable {
   }
 
   #openPort(plan: ServePlan["ports"][number], socketMode: number, happened: (event: PortEvent) => void): void {
-    const { queuePairs, mtu } = plan.offer;
-    const ignored = plan.guestTso === false ? guestSegmentation : undefined;
-    const port = this.#engine.openPort({ queuePairs, mtu, ignored });
-    this.#servers.push(openPortService({ plan, port, pump: this.#pump, socketMode, happened }));
+    const { offer, guestTso } = plan;
+    const state = openState(plan, happened);
+    const queuePairs = state?.queuePairs(offer) ?? offer.queuePairs;
+    const ignored = guestTso === false ? guestSegmentation : undefined;
+    const port = this.#engine.openPort({ queuePairs, mtu: offer.mtu, ignored });
+    state?.begin(port, queuePairs);
+    this.#servers.push(openPortService({ plan, port, pump: this.#pump, socketMode, state, happened }));
   }
 
   #closePorts(): void {

@@ -145,6 +145,21 @@ export class Port implements Dataplane, Disposable {
     this.#changed?.(undefined);
   }
 
+  /**
+   * What is known of the port's rings goes to a file of `openStateFile` from now on, and is what that says: a ring that
+   * somebody left in the middle is taken up there when it starts, unless its driver has begun anew since. No ring runs
+   * by now. Takes the file over, which is as long as `stateFileBytes` says at least.
+   */
+  keepState(file: Fd): void {
+    check(`keep state of port ${this.number}`, library().port_set_journal(...this.#place(), file.number));
+    file.take();
+  }
+
+  /** Whether a ring runs, or was left by somebody who could not stop it. */
+  isLeft(): boolean {
+    return check(`look at rings of port ${this.number}`, library().port_is_left(...this.#place())) === 1;
+  }
+
   setMemory(regions: readonly Region[], fds: readonly Fd[]): void {
     const rows = writeStructs("Region", regions.map(rowOf));
     const numbers = new Int32Array(fds.map((fd) => fd.number));

@@ -19,6 +19,12 @@ export type Occurrence =
   | { readonly event: "started"; readonly ring: "split" | "packed"; readonly features: readonly string[] }
   /** So many heads that a back end which died had in hand were given back when a ring started. */
   | { readonly event: "recovered"; readonly returned: number }
+  /** The file of those who served this port before us cannot be used, and is kept elsewhere. */
+  | { readonly event: "state_set_aside"; readonly path: string; readonly reason: string }
+  /** There can be no such file. */
+  | { readonly event: "no_state"; readonly path: string; readonly reason: string }
+  /** Rings wait that were left: so it offers what their guest had, not what is asked for now. */
+  | { readonly event: "offer_kept"; readonly queue_pairs: number; readonly features: readonly string[] }
   /** No ring runs any more, and the front end is still there. */
   | { readonly event: "stopped" }
   /** A guest runs here whose memory is still on its way, or has all come. */
@@ -85,6 +91,16 @@ function text(happened: PortEvent): string {
       return `started: ${happened.ring} rings: ${happened.features.join(" ")}`;
     case "recovered":
       return `recovered: ${happened.returned} frames that a dead back end had in hand were given back`;
+    case "state_set_aside":
+      return `what was known of its rings cannot be used: ${happened.reason}: it was renamed to ${happened.path}`;
+    case "no_state":
+      return `no state file: ${happened.path}: ${happened.reason}: give a folder for it with --state-dir, ` +
+        "or guests with packed rings lose their network when this program is killed";
+    case "offer_kept": {
+      const queues = happened.queue_pairs === 1 ? "1 queue pair" : `${happened.queue_pairs} queue pairs`;
+      return "offers what its guest had before, until the guest's driver starts again: " +
+        `${queues}: ${happened.features.join(" ")}`;
+    }
     case "stopped":
       return `stopped: the ${peer} is still connected`;
     case "state_saved":

@@ -21,6 +21,8 @@ export interface PortPlan {
   readonly mac: string;
   /** Of a port that faces a back end, or of an uplink: what it takes, where that is on offer. */
   readonly offer: Offer;
+  /** The file that outlives us; undefined: there is none. */
+  readonly state?: string | undefined;
   /** false: big packets are cut for the guest, whatever it negotiated. */
   readonly guestTso?: boolean | undefined;
   /** How such a port drives its rings; undefined: the port serves a guest. */

@@ -8,11 +8,13 @@ import type { Pump } from "../ffi/pump.ts";
 import { VringError } from "../ffi/library.ts";
 import { Backend } from "../vhost/backend.ts";
 import type { Channel } from "../vhost/channel.ts";
+import type { Offer } from "../vhost/offer.ts";
 import { featureNames, hasFeature } from "../vhost/spec.ts";
 import { Budget } from "./budget.ts";
 import type { Occurrence, PortEvent } from "./port_event.ts";
 import { type PacketCounts, PortLog } from "./port_life.ts";
 import type { PortPlan } from "./port_plan.ts";
+import { isSame, type KeptState } from "./kept_state.ts";
 import type { PortSample, PortState } from "./port_sample.ts";
 import { Repeats } from "./repeats.ts";
 import { PortStateTransfer } from "./state_transfer.ts";
@@ -26,6 +28,8 @@ const vainMax = 3;
 const hurry_ms = 500;
 /** The old connection's end may be heard after the new one's beginning: a newcomer may wait so long for it. */
 const handover_ms = 100;
+/** All rings of a front end start within such a time. */
+const startedAll_ms = 50;
 const firstPause_ms = 100;
 const lastPause_ms = 1000;
 /** A front end or a guest that makes more happen is told of by number. */
@@ -38,6 +42,8 @@ export interface PortServerParts {
   readonly port: Port;
   readonly pump: Pump;
   readonly socketMode: number;
+  /** Begun with the port; without one, rings are not taken up after this process died. */
+  readonly state?: KeptState | undefined;
   readonly happened: (event: PortEvent) => void;
 }
 
@@ -93,12 +99,16 @@ export class PortServer implements PortService {
   #failures = 0;
   #lastEnd_ms = -Infinity;
   #waitReason = "";
+  #offer: Offer;
+  /** What was told of buffers that somebody who died had in hand. */
+  #recovered = 0;
   #closed = false;
 
   private constructor(parts: PortServerParts) {
     this.#parts = parts;
     this.#log = new PortLog(() => this.#packets());
-    this.#rings = new RingWatch(parts.port, parts.plan.offer.queuePairs, (found) => this.#tell(found));
+    this.#offer = this.#currentOffer();
+    this.#rings = new RingWatch(parts.port, this.#offer.queuePairs, (found) => this.#tell(found));
     this.#vain = this.#repeats("front end came and went");
     this.#turnedAway = this.#repeats("front end not let in");
   }
@@ -107,6 +117,7 @@ export class PortServer implements PortService {
   static open(parts: PortServerParts): PortServer {
     const server = new PortServer(parts);
     const { plan, pump, socketMode } = parts;
+    server.#tellState();
     if (plan.mode === "server") {
       server.#listener = pump.listen(plan.socket, {
         mode: socketMode,
@@ -138,6 +149,29 @@ export class PortServer implements PortService {
     this.#session?.state?.[Symbol.dispose]();
     this.#session?.channel.close();
     this.#session = undefined;
+    this.#parts.state?.end(this.port);
+  }
+
+  // What outlives us.
+
+  #currentOffer(): Offer {
+    const { plan, port, state } = this.#parts;
+    return state?.offer(port, plan.offer) ?? plan.offer;
+  }
+
+  #tellState(): void {
+    const { state, plan } = this.#parts;
+    if (state?.setAside !== undefined) this.#tell({ event: "state_set_aside", ...state.setAside });
+    if (isSame(this.#offer, plan.offer)) return;
+    const { queuePairs, features } = this.#offer;
+    this.#tell({ event: "offer_kept", queue_pairs: queuePairs, features: featureNames(features) });
+  }
+
+  #tellRecovered(): void {
+    const returned = Number(this.port.stats("fromGuest").drop_crash) - this.#recovered;
+    if (returned === 0) return;
+    this.#recovered += returned;
+    this.#tell({ event: "recovered", returned });
   }
 
   // Coming and going.
@@ -173,16 +207,16 @@ export class PortServer implements PortService {
   }
 
   #begin(channel: Channel): void {
-    const { port, plan } = this.#parts;
+    const { port, pump } = this.#parts;
     this.#rings.begin();
-    const { pump } = this.#parts;
+    this.#offer = this.#currentOffer();
     const mtu = () => backend.state.mtu;
     const state: PortStateTransfer = new PortStateTransfer({ port, pump, mtu, tell: (what) => this.#tell(what) });
     const backend: Backend = new Backend({
       state,
       channel,
       dataplane: port,
-      offer: plan.offer,
+      offer: this.#offer,
       listener: {
         started: (features) => this.#started(features),
         stopped: () => this.#stopped(),
@@ -213,6 +247,8 @@ export class PortServer implements PortService {
     const ring = hasFeature(features, "RING_PACKED") ? "packed" : "split";
     this.#log.started(ring, featureNames(features));
     this.#tell({ event: "started", ring, features: featureNames(features) });
+    // The others are about to start.
+    setTimeout(() => this.#tellRecovered(), startedAll_ms);
   }
 
   #stopped(): void {
@@ -271,6 +307,7 @@ export class PortServer implements PortService {
     this.#vain.tick(now_ms);
     this.#turnedAway.tick(now_ms);
     this.#tellUntold(now_ms);
+    this.#tellRecovered();
     const session = this.#session;
     if (session?.backend === undefined) return;
     if (now_ms - session.since_ms >= shortSession_ms) {
@@ -288,7 +325,7 @@ export class PortServer implements PortService {
 
   sample(): PortSample {
     const { port, plan } = this.#parts;
-    const { queuePairs } = plan.offer;
+    const { queuePairs } = this.#offer;
     // Without a front end no ring runs, and there may be very many of them.
     const rings = this.#session === undefined ? 0 : 2 * queuePairs;
     const states = Array.from({ length: rings }, (_, ring) => port.vringState(ring));

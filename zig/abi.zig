@@ -16,6 +16,8 @@ pub const queue_pairs_max = 128;
 pub const vrings_max = 2 * queue_pairs_max;
 pub const regions_max = 509;
 pub const vring_size_max = 32768;
+/// What a port's state file has in front of what the library keeps there.
+pub const journal_head_bytes_max = 4096;
 pub const message_payload_max = 1024;
 pub const message_fds_max = 8;
 pub const path_bytes_max = 107;
@@ -320,11 +322,13 @@ pub const VringStats = extern struct {
     /// Pages of guest memory that were marked as written while the guest migrates, each once until its front end has
     /// taken note.
     log_pages: u64,
+    /// fromGuest: taken by a process that died before it gave the buffers back. They may have been delivered.
+    drop_crash: u64,
     /// fromGuest: gratuitous ARP, and RARP that was sent for the guest: it says where it is.
     announcements: u64,
 
     comptime {
-        assertShape(VringStats, 25 * 8);
+        assertShape(VringStats, 26 * 8);
     }
 };
 

@@ -133,6 +133,7 @@ pub const Burst = struct {
             .split => burst.collectFrom(vring, &vring.ring.split, some, chains_max),
             .packed_ring => burst.collectFrom(vring, &vring.ring.packed_ring, some, chains_max),
         }
+        vring.noteTaken();
     }
 
     fn collectFrom(burst: *Burst, vring: *Vring, ring: anytype, comptime some: bool, chains_max: u32) void {

@@ -5,6 +5,7 @@ const std = @import("std");
 const abi = @import("abi.zig");
 const Burst = @import("burst.zig").Burst;
 const driver_entry = @import("driver_entry.zig");
+const Journal = @import("journal.zig").Journal;
 const memory_file = @import("memory.zig");
 const spec = @import("spec.zig");
 const sys = @import("sys.zig");
@@ -14,10 +15,10 @@ const Item = driver_entry.Item;
 const Piece = driver_entry.Piece;
 
 pub const gpa_base = 0x1_0000_0000;
-const memory_bytes = 16 << 20;
+pub const memory_bytes = 16 << 20;
 const buffers_at = 4 << 20;
 const buffer_bytes = 2048;
-const frame_bytes_max = 1200;
+pub const frame_bytes_max = 1200;
 const header_bytes_max = 12;
 
 pub const Options = struct {
@@ -38,15 +39,16 @@ pub fn End(comptime Driver: type) type {
 
         const Self = @This();
 
-        fn open(self: *Self, at: u64, host: []align(64) u8, memory: *memory_file.Memory, options: Options) !void {
+        fn open(self: *Self, at: u64, rig: *Rig(Driver), number: u32) !void {
+            const options = rig.options;
             const config: driver_entry.Config = .{
                 .size = options.size,
                 .features = options.features,
                 .table_entries = options.pieces_max,
             };
-            self.memory = @alignCast(host[at..][0..Driver.bytes(config)]);
+            self.memory = @alignCast(rig.host[at..][0..Driver.bytes(config)]);
             self.driver = try .create(std.testing.allocator, self.memory, gpa_base + at, config);
-            self.device.init(memory, -1);
+            self.device.init(&rig.memory, rig.journal, number, -1);
             try self.startDevice(options);
             self.device.enabled = true;
         }
@@ -75,6 +77,7 @@ pub fn Rig(comptime Driver: type) type {
         host: sys.Map,
         memory: memory_file.Memory,
         table: *memory_file.Table,
+        journal: *Journal,
         burst: *Burst,
         from: End(Driver),
         to: End(Driver),
@@ -100,8 +103,9 @@ pub fn Rig(comptime Driver: type) type {
             try self.table.add(region, self.fd, &self.memory.faults);
             self.memory.swap(self.table);
             self.burst = try .create();
-            try self.from.open(0, @alignCast(self.host), &self.memory, options);
-            try self.to.open(buffers_at / 2, @alignCast(self.host), &self.memory, options);
+            self.journal = try .create(2);
+            try self.from.open(0, self, 1);
+            try self.to.open(buffers_at / 2, self, 0);
             self.random = .init(options.seed);
             self.free_receive = .all;
             self.free_send = .all;
@@ -114,6 +118,7 @@ pub fn Rig(comptime Driver: type) type {
             self.to.driver.destroy(std.testing.allocator);
             self.from.driver.destroy(std.testing.allocator);
             self.burst.destroy();
+            self.journal.close();
             self.table.destroy();
             self.memory.unmapAll();
             sys.unmap(self.host);
@@ -166,7 +171,7 @@ pub fn Rig(comptime Driver: type) type {
             return self.to.device.stats.drop_no_buffer + self.to.device.stats.drop_too_big;
         }
 
-        fn offer(self: *Self) !bool {
+        pub fn offer(self: *Self) !bool {
             const random = self.random.random();
             const token = self.free_receive.pop() orelse return false;
             const big = !spec.has(self.options.features, spec.Feature.mrg_rxbuf);
@@ -183,7 +188,7 @@ pub fn Rig(comptime Driver: type) type {
             return true;
         }
 
-        fn send(self: *Self) !bool {
+        pub fn send(self: *Self) !bool {
             const random = self.random.random();
             const token = self.free_send.pop() orelse return false;
             const header_bytes = spec.NetHeader.size(self.options.features);
@@ -206,8 +211,23 @@ pub fn Rig(comptime Driver: type) type {
             return true;
         }
 
+        /// Takes the next frame that arrived, over as many buffers as its header says; null: there is none.
+        pub fn takeFrame(self: *Self, bytes: []u8) !?[]u8 {
+            if (!self.to.driver.pending()) return null;
+            const header_bytes = spec.NetHeader.size(self.options.features);
+            var len: usize = 0;
+            var taken: u32 = 0;
+            var buffers: u32 = 1;
+            while (taken < buffers or len < header_bytes) : (taken += 1) {
+                len += try self.takeBuffer(bytes[len..]);
+                if (header_bytes == 12 and len >= 12) buffers = std.mem.readInt(u16, bytes[10..12], .little);
+            }
+            try std.testing.expectEqual(buffers, taken);
+            return bytes[header_bytes..len];
+        }
+
         /// Every send buffer comes back, in order.
-        fn takeSent(self: *Self) !void {
+        pub fn takeSent(self: *Self) !void {
             var items: [7]Item = undefined;
             while (true) {
                 const count = try self.from.driver.reap(&items);
@@ -224,27 +244,17 @@ pub fn Rig(comptime Driver: type) type {
 
         /// The frames arrive in order, whole, each over as many buffers as its header says.
         fn takeReceived(self: *Self) !void {
-            const header_bytes = spec.NetHeader.size(self.options.features);
             while (self.expected.pop()) |frame| {
-                var bytes: [frame_bytes_max + 64]u8 = undefined;
-                var len: usize = 0;
-                var taken: u32 = 0;
-                var buffers: u32 = 1;
-                while (taken < buffers or len < header_bytes) : (taken += 1) {
-                    len += try self.takeBuffer(bytes[len..]);
-                    if (header_bytes == 12 and len >= 12) buffers = std.mem.readInt(u16, bytes[10..12], .little);
-                }
-                try std.testing.expectEqual(buffers, taken);
-                try std.testing.expectEqual(header_bytes + frame.len, len);
-                for (bytes[header_bytes..len], 0..) |byte, at| {
-                    try std.testing.expectEqual(contentOf(frame.number, at), byte);
-                }
+                var room: [frame_bytes_max + 64]u8 = undefined;
+                const bytes = try self.takeFrame(&room) orelse return error.FrameMissing;
+                try std.testing.expectEqual(frame.len, bytes.len);
+                try expectContent(frame.number, bytes);
             }
             var item: [1]Item = undefined;
             try std.testing.expectEqual(0, try self.to.driver.reap(&item));
         }
 
-        fn takeBuffer(self: *Self, bytes: []u8) !usize {
+        pub fn takeBuffer(self: *Self, bytes: []u8) !usize {
             var item: [1]Item = undefined;
             try std.testing.expectEqual(1, try self.to.driver.reap(&item));
             var done: usize = 0;
@@ -289,13 +299,13 @@ pub fn Rig(comptime Driver: type) type {
     };
 }
 
-const tokens = 512;
+pub const tokens = 512;
 
 const Chain = struct {
     count: u32,
     items: [16]Piece,
 
-    fn pieces(chain: *const Chain) []const Piece {
+    pub fn pieces(chain: *const Chain) []const Piece {
         return chain.items[0..chain.count];
     }
 };
@@ -304,7 +314,7 @@ const Tokens = struct {
     items: [tokens]u32,
     count: u32,
 
-    const all: Tokens = filled: {
+    pub const all: Tokens = filled: {
         var items: [tokens]u32 = undefined;
         for (&items, 0..) |*item, i| item.* = i;
         break :filled .{ .items = items, .count = tokens };
@@ -342,7 +352,7 @@ const Expected = struct {
         std.mem.copyForwards(Frame, self.frames[index..self.count], self.frames[index + 1 .. self.count + 1]);
     }
 
-    fn pop(self: *Expected) ?Frame {
+    pub fn pop(self: *Expected) ?Frame {
         if (self.count == 0) return null;
         const frame = self.frames[0];
         self.remove(0);
@@ -350,8 +360,12 @@ const Expected = struct {
     }
 };
 
-fn contentOf(number: u32, at: usize) u8 {
+pub fn contentOf(number: u32, at: usize) u8 {
     return @truncate((number *% 0x9e37_79b9 +% @as(u32, @intCast(at)) *% 0x85eb_ca6b) >> 13);
+}
+
+fn expectContent(number: u32, bytes: []const u8) !void {
+    for (bytes, 0..) |byte, at| try std.testing.expectEqual(contentOf(number, at), byte);
 }
 
 const Feature = spec.Feature;

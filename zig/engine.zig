@@ -12,6 +12,7 @@ const DirtyLog = @import("dirty_log.zig").DirtyLog;
 const DriverQueue = @import("driver_queue.zig").DriverQueue;
 const generator = @import("generator.zig");
 const Guest = @import("guest.zig").Guest;
+const Journal = @import("journal.zig").Journal;
 const memory_file = @import("memory.zig");
 const pmd_burst = @import("pmd_burst.zig");
 const port_file = @import("port.zig");
@@ -167,6 +168,19 @@ pub const Engine = struct {
         engine.release();
     }
 
+    /// What is known of the port's rings goes to a file from now on, and is what that says; the fd is taken over. No
+    /// ring runs.
+    pub fn setJournal(_: *Engine, port: *Port, fd: i32) Error!void {
+        for (port.vrings) |*vring| if (vring.started) return error.AlreadyStarted;
+        const journal: *Journal = try .open(fd, port.vrings.len);
+        journal.reserve() catch |reason| {
+            journal.leave();
+            return reason;
+        };
+        port.journal.close();
+        port.adoptJournal(journal);
+    }
+
     /// Says in the guest's name where it is, once, as soon as its first ring is up.
     pub fn announce(engine: *Engine, port: *Port, mac: u64) Error!void {
         if (mac >> 48 != 0) return error.InvalidArgument;
@@ -262,7 +276,7 @@ pub const Engine = struct {
         defer engine.release();
         try vring.start(config);
         if (port.isFromGuest(vring)) engine.place(port, vring) catch |reason| {
-            _ = vring.stop() catch unreachable;
+            _ = vring.leave() catch unreachable;
             return reason;
         };
         port.adoptLog(vring);
@@ -368,7 +382,7 @@ pub const Engine = struct {
         if (port.driven) |driven| driven.* = false;
         port.driven = null;
         for (port.vrings) |*vring| {
-            _ = vring.stop() catch continue;
+            _ = vring.leave() catch continue;
             if (port.isFromGuest(vring)) engine.withdraw(vring);
         }
         engine.fabric.refresh();

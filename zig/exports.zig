@@ -13,6 +13,7 @@ const guest_file = @import("guest.zig");
 const guest_state = @import("guest_state.zig");
 const Transfer = @import("guest_transfer.zig").Transfer;
 const Handles = @import("handles.zig").Handles;
+const Journal = @import("journal.zig").Journal;
 const Port = @import("port.zig").Port;
 const PostCopy = @import("post_copy.zig").PostCopy;
 const Pump = @import("pump.zig").Pump;
@@ -104,6 +105,31 @@ pub export fn port_set_mtu(handle: u32, number: u32, mtu: u32) i32 {
     const place = portOf(handle, number) orelse return status(.no_such_handle);
     place.engine.setMtu(place.port, mtu) catch |reason| return failure(reason);
     return 0;
+}
+
+/// Opens the file at `path` for `port_set_journal`, or makes an empty one, and locks it: `busy` where another process
+/// has it. Returns an fd.
+pub export fn journal_open(path: [*]const u8, path_bytes: u32) i32 {
+    return Journal.openFile(path[0..path_bytes]) catch |reason| failure(reason);
+}
+
+/// Bytes that such a file of a port with so many queue pairs has.
+pub export fn journal_bytes(queue_pairs: u32) i32 {
+    return @intCast(Journal.fileBytes(2 * @min(queue_pairs, abi.queue_pairs_max)));
+}
+
+/// What is known of the port's rings is what such a file says, and goes there from now on. None of them runs. On
+/// success the fd is taken over.
+pub export fn port_set_journal(handle: u32, number: u32, fd: i32) i32 {
+    const place = portOf(handle, number) orelse return status(.no_such_handle);
+    place.engine.setJournal(place.port, fd) catch |reason| return failure(reason);
+    return 0;
+}
+
+/// 1: a ring of the port runs, or was left by somebody who could not stop it; 0: none.
+pub export fn port_is_left(handle: u32, number: u32) i32 {
+    const place = portOf(handle, number) orelse return status(.no_such_handle);
+    return @intFromBool(place.port.journal.isLive());
 }
 
 /// What becomes of the frames from this guest, from now on.

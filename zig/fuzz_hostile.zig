@@ -163,7 +163,7 @@ const Hostile = struct {
         side.vring.start(config) catch |reason| run.fail("a ring of {d} is refused: {t}", .{ config.size, reason });
         side.vring.enabled = true;
         side.told = false;
-        side.model.start(&self.guest, config);
+        side.model.start(&self.guest, config, side.vring.record.cookie);
         side.layout = .{
             .random = &run.random,
             .guest = &self.guest,

@@ -39,6 +39,8 @@ pub const Position = struct { index: u32, wrap: bool = false };
 pub const Ring = struct {
     guest: *Guest,
     config: abi.VringConfig,
+    /// Of the ring's record.
+    cookie: u32,
     is_packed: bool,
     avail: Position,
     used: Position,
@@ -51,9 +53,10 @@ pub const Ring = struct {
     completions: std.ArrayList(Completion),
 
     /// For a ring as `Vring.start` starts it.
-    pub fn start(ring: *Ring, guest: *Guest, config: abi.VringConfig) void {
+    pub fn start(ring: *Ring, guest: *Guest, config: abi.VringConfig, cookie: u32) void {
         ring.guest = guest;
         ring.config = config;
+        ring.cookie = cookie;
         ring.is_packed = spec.has(config.features, spec.Feature.ring_packed);
         ring.broken = .no;
         ring.pieces.clearRetainingCapacity();
@@ -85,14 +88,19 @@ pub const Ring = struct {
     }
 
     pub fn foreseeDisarm(ring: *Ring) void {
-        if (ring.is_packed) return ring.guest.foreseeNumber(u32, ring.config.used_gpa, 1 << 16);
+        const mark: u16 = @truncate(ring.cookie);
+        if (ring.is_packed) return ring.guest.foreseeNumber(u32, ring.config.used_gpa, mark | @as(u32, 1) << 16);
+        const behind = @as(u16, @intCast(ring.avail.index)) -% 1 -% (mark & 0x3fff);
+        const event = if (behind == 0) 0xffff else behind;
+        ring.guest.foreseeNumber(u16, ring.config.used_gpa + 4 + 8 * ring.config.size, event);
         if (!ring.eventIdx()) ring.guest.foreseeNumber(u16, ring.config.used_gpa, 1);
     }
 
     pub fn foreseeArm(ring: *Ring) void {
         const gpa = ring.config.used_gpa;
         if (ring.is_packed) {
-            const event = if (ring.eventIdx()) word(ring.avail) | @as(u32, 2) << 16 else 0;
+            const mark: u16 = @truncate(ring.cookie);
+            const event = if (ring.eventIdx()) word(ring.avail) | @as(u32, 2) << 16 else mark;
             ring.guest.foreseeNumber(u32, gpa, event);
         } else if (ring.eventIdx()) {
             ring.guest.foreseeNumber(u16, gpa + 4 + 8 * ring.config.size, @intCast(ring.avail.index));

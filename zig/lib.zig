@@ -21,6 +21,7 @@ test {
     _ = @import("core_distance.zig");
     _ = @import("dirty_log.zig");
     _ = @import("driver_entry.zig");
+    _ = @import("crash_rig.zig");
     _ = @import("driver_packed.zig");
     _ = @import("driver_split.zig");
     _ = @import("engine.zig");
@@ -35,6 +36,7 @@ test {
     _ = @import("guest_state.zig");
     _ = @import("guest_transfer.zig");
     _ = @import("handles.zig");
+    _ = @import("journal.zig");
     _ = @import("kernel_packet.zig");
     _ = @import("lane.zig");
     _ = @import("listener.zig");
@@ -48,6 +50,7 @@ test {
     _ = @import("pmd_burst.zig");
     _ = @import("post_copy.zig");
     _ = @import("pump.zig");
+    _ = @import("recovery.zig");
     _ = @import("segment.zig");
     _ = @import("split.zig");
     _ = @import("system_file.zig");

@@ -6,6 +6,7 @@
 const std = @import("std");
 const chain = @import("chain.zig");
 const Marking = @import("dirty_log.zig").Marking;
+const Record = @import("journal.zig").Record;
 const packed_place = @import("packed_place.zig");
 const spec = @import("spec.zig");
 const vring_entry = @import("vring_entry.zig");
@@ -23,15 +24,14 @@ pub const Packed = struct {
     desc: [*]align(16) spec.PackedDesc,
     driver_event: *align(4) const spec.Event,
     device_event: *align(4) spec.Event,
+    record: *Record,
+    /// What was completed since the last flush, as `Completion`s, with room for the whole ring. It outlives us.
+    shadow: [*]u64,
+    shadow_count: u32,
     size: u32,
     event_idx: bool,
     avail: Place,
     used: Place,
-    /// The first used descriptor since the last flush: its flags, written last, show all of them.
-    first_at: u16,
-    first_word: u64,
-    first_place: Place,
-    any: bool,
 
     pub fn layout(size: u32) Layout {
         return .{
@@ -56,7 +56,7 @@ pub const Packed = struct {
     pub fn start(ring: *Packed, base: u32) void {
         ring.avail = .of(@truncate(base));
         ring.used = if (base >> 16 == 0) ring.avail else .of(@truncate(base >> 16));
-        ring.any = false;
+        ring.shadow_count = 0;
     }
 
     /// As GET_VRING_BASE answers it.
@@ -113,29 +113,88 @@ pub const Packed = struct {
         return walk.table(false, entry.addr, entry.len, entry.flags);
     }
 
-    /// Gives a buffer back; the driver sees it at `flush`.
+    /// Counts a chain to its end without looking at its buffers, and takes it.
+    pub fn skip(ring: *Packed, head: Entry) Broken!Chain {
+        var entry = head;
+        var result: Chain = .{ .id = head.id, .count = 1, .whole = false };
+        var at = ring.avail;
+        while (entry.flags & spec.desc_next != 0) : (result.count += 1) {
+            if (result.count == ring.size) return error.BadPackedId;
+            at.advance(1, ring.size);
+            entry = ring.entryOf(at.index, ring.fetch(at.index));
+        }
+        if (entry.id >= ring.size) return error.BadPackedId;
+        result.id = entry.id;
+        ring.take(result.count);
+        return result;
+    }
+
+    /// Gives a buffer back; the driver sees it at `flush`. Until then nothing of it is in the ring: if we die, the
+    /// next one finds the driver's descriptors there.
     pub inline fn complete(ring: *Packed, id: u16, len: u32, count: u32) void {
         @setRuntimeSafety(false);
-        var flags: u16 = if (ring.used.wrap) avail_used else 0;
-        if (len > 0) flags |= spec.desc_write;
-        const word = len | @as(u64, id) << 32 | @as(u64, flags) << 48;
-        if (ring.any) {
-            @atomicStore(u64, ring.wordAt(ring.used.index), word, .monotonic);
-        } else {
-            ring.any = true;
-            ring.first_word = word;
-            ring.first_place = ring.used;
-        }
-        ring.used.advance(count, ring.size);
+        const completion: Completion = .{ .len = len, .id = id, .count = @truncate(count) };
+        ring.shadow[ring.shadow_count] = @bitCast(completion);
+        ring.shadow_count += 1;
     }
 
     /// Shows the driver all that was completed.
     pub inline fn flush(ring: *Packed) Used {
         @setRuntimeSafety(false);
-        if (!ring.any) return .{};
-        ring.any = false;
-        @atomicStore(u64, ring.wordAt(ring.first_place.index), ring.first_word, .release);
-        return .{ .from = ring.first_place.word(), .to = ring.used.word(), .any = true };
+        const count = ring.shadow_count;
+        if (count == 0) return .{};
+        const from = ring.used;
+        ring.record.commit(from.word(), count);
+        // The flags of the first, written last, show all of them.
+        const first_at = ring.used.index;
+        const first_word = ring.nextWord(ring.shadow[0]);
+        for (ring.shadow[1..count]) |completion| {
+            const at = ring.used.index;
+            @atomicStore(u64, ring.wordAt(at), ring.nextWord(completion), .monotonic);
+        }
+        @atomicStore(u64, ring.wordAt(first_at), first_word, .release);
+        ring.record.settle(ring.used.word());
+        ring.shadow_count = 0;
+        return .{ .from = from.word(), .to = ring.used.word(), .any = true };
+    }
+
+    /// Length, id and flags of a used descriptor, and on to the next one's place.
+    inline fn nextWord(ring: *Packed, bits: u64) u64 {
+        const completion: Completion = @bitCast(bits);
+        var flags: u16 = if (ring.used.wrap) avail_used else 0;
+        if (completion.len > 0) flags |= spec.desc_write;
+        ring.used.advance(completion.count, ring.size);
+        return completion.len | @as(u64, completion.id) << 32 | @as(u64, flags) << 48;
+    }
+
+    /// Does what a flush that was cut off would have done, of so many completions in the shadow; nothing, if they
+    /// cannot have been.
+    pub fn finishFlush(ring: *Packed, count: u32) Used {
+        if (!ring.canFlush(count)) return .{};
+        if (ring.isOffered(ring.used)) {
+            ring.shadow_count = count;
+            return ring.flush();
+        }
+        // The driver has seen the first, and may have offered its descriptor again.
+        for (ring.shadow[0..count]) |bits| _ = ring.nextWord(bits);
+        ring.record.settle(ring.used.word());
+        return .{};
+    }
+
+    fn canFlush(ring: *const Packed, count: u32) bool {
+        if (count > ring.size) return false;
+        var total: u32 = 0;
+        for (ring.shadow[0..count]) |bits| {
+            const completion: Completion = @bitCast(bits);
+            if (completion.count == 0 or completion.id >= ring.size) return false;
+            total += completion.count;
+        }
+        return total <= ring.size;
+    }
+
+    /// Whether the driver has offered what is at a place, and nobody has used it yet.
+    fn isOffered(ring: *const Packed, at: Place) bool {
+        return isAvailable(@truncate(ring.fetch(at.index) >> 48), at.wrap);
     }
 
     /// Marks what a flush wrote, in descriptors that the log knows at `gpa`.
@@ -169,21 +228,28 @@ pub const Packed = struct {
         const event: spec.Event = if (ring.event_idx)
             .{ .offset_wrap = ring.avail.word(), .flags = spec.Event.at_desc }
         else
-            .{ .offset_wrap = 0, .flags = spec.Event.enable };
+            .{ .offset_wrap = @truncate(ring.record.cookie), .flags = spec.Event.enable };
         ring.setEvent(event);
     }
 
-    /// Asks for no kicks.
+    /// Asks for no kicks. What stands beside that nobody reads but who takes the ring up after us; it is not 0, as
+    /// memory is that nobody has written to.
     pub fn disarm(ring: *Packed) void {
-        ring.setEvent(.{ .offset_wrap = 0, .flags = spec.Event.disable });
+        ring.setEvent(.{ .offset_wrap = @truncate(ring.record.cookie), .flags = spec.Event.disable });
     }
 
     fn setEvent(ring: *Packed, event: spec.Event) void {
+        ring.record.expect(@bitCast(event));
         @atomicStore(u32, @as(*u32, @ptrCast(ring.device_event)), @bitCast(event), .monotonic);
     }
 
+    /// What the event area says, for the ring's record.
+    pub fn eventWord(ring: *const Packed) u32 {
+        return @atomicLoad(u32, @as(*const u32, @ptrCast(ring.device_event)), .monotonic);
+    }
+
     pub fn pending(ring: *const Packed) bool {
-        return isAvailable(@truncate(ring.fetch(ring.avail.index) >> 48), ring.avail.wrap);
+        return ring.isOffered(ring.avail);
     }
 
     /// Length, id and flags of a descriptor in one load; the address is read after it, once.
@@ -209,6 +275,9 @@ pub const Packed = struct {
     }
 };
 
+/// What will be a used descriptor, once its place is known.
+const Completion = packed struct(u64) { len: u32, id: u16, count: u16 };
+
 inline fn isAvailable(flags: u16, wrap: bool) bool {
     const expected: u16 = if (wrap) spec.desc_avail else spec.desc_used;
     return flags & avail_used == expected;
@@ -223,11 +292,15 @@ const Bench = struct {
     hint: u32 = 0,
     items: [4]chain.Segment = undefined,
     pool: chain.Pool = undefined,
+    record: Record = std.mem.zeroes(Record),
+    shadow: [3]u64 = undefined,
     ring: Packed = undefined,
 
     fn start(bench: *Bench, base: u32) void {
         bench.memory.init();
         bench.pool = .{ .items = &bench.items };
+        bench.ring.record = &bench.record;
+        bench.ring.shadow = &bench.shadow;
         bench.ring.size = 3;
         bench.ring.event_idx = false;
         bench.ring.place(@ptrCast(&bench.desc), @ptrCast(&bench.driver_event), @ptrCast(&bench.device_event));

@@ -4,9 +4,13 @@
 const std = @import("std");
 const abi = @import("abi.zig");
 const DirtyLog = @import("dirty_log.zig").DirtyLog;
+const journal_file = @import("journal.zig");
 const Memory = @import("memory.zig").Memory;
+const recovery = @import("recovery.zig");
 const sys = @import("sys.zig");
 const Vring = @import("vring.zig").Vring;
+
+const Journal = journal_file.Journal;
 
 /// The target of a lane whose port is closed.
 pub const nowhere: u32 = abi.ports_max;
@@ -25,13 +29,15 @@ pub const Port = struct {
     log: ?*DirtyLog,
     /// Eventfd of the front end's, to be signalled when there is something new in the log, or -1.
     log_bell: i32,
+    /// What outlives us of its rings.
+    journal: *Journal,
     vrings: []align(64) Vring,
     /// The toGuest rings that are up, by queue. Rebuilt while workers are paused.
     receivers: [abi.queue_pairs_max]*Vring,
     receiver_count: u32,
 
     /// `attention` is signalled when a ring breaks.
-    pub fn create(number: u16, config: abi.PortConfig, attention: i32) error{OutOfMemory}!*Port {
+    pub fn create(number: u16, config: abi.PortConfig, attention: i32) journal_file.Error!*Port {
         const allocator = std.heap.page_allocator;
         const port = try allocator.create(Port);
         errdefer allocator.destroy(port);
@@ -44,8 +50,10 @@ pub const Port = struct {
         port.log = null;
         port.log_bell = -1;
         port.receiver_count = 0;
+        port.journal = try .create(2 * config.queue_pairs);
+        errdefer port.journal.close();
         port.vrings = try allocator.alignedAlloc(Vring, .@"64", 2 * config.queue_pairs);
-        for (port.vrings) |*vring| vring.init(&port.memory, attention);
+        for (port.vrings, 0..) |*vring, index| vring.init(&port.memory, port.journal, @intCast(index), attention);
         return port;
     }
 
@@ -54,8 +62,18 @@ pub const Port = struct {
         for (port.vrings) |*vring| {
             for ([_]i32{ vring.kick, vring.call, vring.err }) |fd| if (fd >= 0) sys.close(fd);
         }
+        port.journal.close();
         std.heap.page_allocator.free(port.vrings);
         std.heap.page_allocator.destroy(port);
+    }
+
+    /// Workers may be there: no ring is started.
+    pub fn adoptJournal(port: *Port, journal: *Journal) void {
+        port.journal = journal;
+        for (port.vrings) |*vring| {
+            vring.journal = journal;
+            vring.record = journal.record(vring.number);
+        }
     }
 
     pub fn isFromGuest(port: *const Port, vring: *const Vring) bool {
@@ -95,9 +113,11 @@ pub const Port = struct {
         }
     }
 
-    /// A ring marks in the log there is. What rested meanwhile may have lost its memory. Workers are held.
+    /// A ring marks in the log there is, and is settled as soon as it may write. What rested meanwhile may have lost
+    /// its memory. Workers are held.
     pub fn adoptLog(port: *Port, vring: *Vring) void {
         vring.adoptLog(port.log);
+        if (vring.unsettled and !vring.isBroken()) recovery.settle(vring, port.isFromGuest(vring));
         port.breakIfFaulty();
     }
 };

@@ -8,6 +8,7 @@ const chain = @import("chain.zig");
 const copy = @import("copy.zig").copy;
 const Marking = @import("dirty_log.zig").Marking;
 const Memory = @import("memory.zig").Memory;
+const Record = @import("journal.zig").Record;
 const spec = @import("spec.zig");
 const vring_entry = @import("vring_entry.zig");
 
@@ -31,6 +32,7 @@ pub const Split = struct {
     used: [*]u16,
     elements: [*]spec.UsedElement,
     avail_event: *u16,
+    record: *Record,
     size: u32,
     event_idx: bool,
     next_avail: u16,
@@ -70,7 +72,7 @@ pub const Split = struct {
         ring.next_avail = @truncate(base);
         ring.avail_idx = ring.next_avail;
         ring.released = ring.next_avail;
-        ring.used_idx = @atomicLoad(u16, &ring.used[1], .monotonic);
+        ring.used_idx = ring.usedIndex();
         ring.next_used = ring.used_idx;
         ring.shadow_count = 0;
     }
@@ -78,6 +80,16 @@ pub const Split = struct {
     /// As GET_VRING_BASE answers it.
     pub fn baseOf(ring: *const Split) u32 {
         return ring.next_avail;
+    }
+
+    /// How many buffers the driver has got back, in all: as they go back in order, also where the next one is.
+    pub fn usedIndex(ring: *const Split) u16 {
+        return @atomicLoad(u16, &ring.used[1], .monotonic);
+    }
+
+    /// What the event area says, for the ring's record.
+    pub fn eventWord(ring: *const Split) u32 {
+        return @atomicLoad(u16, ring.avail_event, .monotonic);
     }
 
     /// The next buffer that the driver offers, not yet taken.
@@ -175,7 +187,8 @@ pub const Split = struct {
 
     /// Marks what `arm` and `disarm` write.
     pub fn markEvent(ring: *const Split, marking: *Marking, gpa: u64) void {
-        if (ring.event_idx) marking.add(gpa +% elements_at + 8 * @as(u64, ring.size), 2) else marking.add(gpa, 2);
+        marking.add(gpa +% elements_at + 8 * @as(u64, ring.size), 2);
+        if (!ring.event_idx) marking.add(gpa, 2);
     }
 
     /// Whether the driver wants a call for what `flush` showed it (2.7.7.2). A full fence lies
@@ -188,16 +201,18 @@ pub const Split = struct {
 
     /// Asks for a kick at the next buffer. A full fence and `pending` must follow.
     pub fn arm(ring: *Split) void {
-        if (ring.event_idx) {
-            @atomicStore(u16, ring.avail_event, ring.next_avail, .monotonic);
-        } else {
-            @atomicStore(u16, &ring.used[0], 0, .monotonic);
-        }
+        if (ring.event_idx) ring.setEvent(ring.next_avail) else @atomicStore(u16, &ring.used[0], 0, .monotonic);
     }
 
-    /// Asks for no kicks. With EVENT_IDX the event index is simply left behind.
+    /// Asks for no kicks. With EVENT_IDX the event index is left behind; without, nobody reads it.
     pub fn disarm(ring: *Split) void {
+        ring.setEvent(eventBehind(ring.next_avail, ring.record.cookie));
         if (!ring.event_idx) @atomicStore(u16, &ring.used[0], spec.used_no_notify, .monotonic);
+    }
+
+    fn setEvent(ring: *Split, event: u16) void {
+        ring.record.expect(event);
+        @atomicStore(u16, ring.avail_event, event, .monotonic);
     }
 
     pub fn pending(ring: *const Split) bool {
@@ -210,6 +225,13 @@ pub const Split = struct {
         return @as(*const volatile @Vector(2, u64), @ptrCast(&ring.desc[index])).*;
     }
 };
+
+/// An index that the driver has passed before `next`, and will not pass again before it has offered far more than a
+/// ring can hold; not 0, as in memory that nobody has written to.
+pub fn eventBehind(next: u16, cookie: u32) u16 {
+    const event = next -% 1 -% @as(u16, @truncate(cookie & 0x3fff));
+    return if (event == 0) 0xffff else event;
+}
 
 inline fn entryOf(raw: @Vector(2, u64), id: u16) Entry {
     return .{
@@ -226,10 +248,12 @@ const Bench = struct {
     desc: [4]spec.Desc align(16) = @splat(.{ .addr = 0, .len = 0, .flags = 0, .next = 0 }),
     avail: [7]u16 = @splat(0),
     used: [20]u16 align(4) = @splat(0),
+    record: Record = std.mem.zeroes(Record),
     ring: Split = undefined,
 
     fn start(bench: *Bench, base: u16) void {
         bench.avail[1] = base;
+        bench.ring.record = &bench.record;
         bench.ring.size = 4;
         bench.ring.event_idx = false;
         bench.ring.place(@ptrCast(&bench.desc), @ptrCast(&bench.avail), @ptrCast(&bench.used));

@@ -239,6 +239,16 @@ pub fn open(path: [*:0]const u8) Error!i32 {
     return checkFd(linux.open(path, .{ .NONBLOCK = true, .CLOEXEC = true }, 0));
 }
 
+/// Ours alone to read and write, made where there is none.
+pub fn openOwn(path: [*:0]const u8) Error!i32 {
+    return checkFd(linux.open(path, .{ .ACCMODE = .RDWR, .CREAT = true, .NOFOLLOW = true, .CLOEXEC = true }, 0o600));
+}
+
+/// Makes room for a part of a file, whose size grows by it where it must.
+pub fn allocate(fd: i32, offset: u64, bytes: u64) Error!void {
+    _ = try check(linux.fallocate(fd, 0, @intCast(offset), @intCast(bytes)));
+}
+
 /// From where the last one ended; 0 is the end.
 pub fn readFile(fd: i32, bytes: []u8) Error!usize {
     return check(linux.read(fd, bytes.ptr, bytes.len));

@@ -8,6 +8,7 @@ const abi = @import("abi.zig");
 const Segment = @import("chain.zig").Segment;
 const DirtyLog = @import("dirty_log.zig").DirtyLog;
 const DriverQueue = @import("driver_queue.zig").DriverQueue;
+const journal_file = @import("journal.zig");
 const Memory = @import("memory.zig").Memory;
 const Packed = @import("packed.zig").Packed;
 const spec = @import("spec.zig");
@@ -16,7 +17,10 @@ const sys = @import("sys.zig");
 const UplinkQueue = @import("uplink_queue.zig").UplinkQueue;
 const vring_entry = @import("vring_entry.zig");
 
-pub const Error = error{ InvalidArgument, Unmapped, Misaligned, AlreadyStarted, NotStarted };
+const Journal = journal_file.Journal;
+const Record = journal_file.Record;
+
+pub const Error = error{ InvalidArgument, Unmapped, Misaligned, AlreadyStarted, NotStarted, System };
 
 pub const Format = enum { split, packed_ring };
 
@@ -35,6 +39,12 @@ pub const Peer = union(enum) {
 
 pub const Vring = struct {
     memory: *Memory,
+    /// What outlives us of this ring, by its number in the port's journal.
+    journal: *Journal,
+    number: u32,
+    record: *Record,
+    /// Started where somebody else left it, and not settled yet what that one had in hand.
+    unsettled: bool,
     format: Format,
     ring: Ring,
     config: abi.VringConfig,
@@ -64,9 +74,13 @@ pub const Vring = struct {
     peer: Peer,
     stats: abi.VringStats,
 
-    pub fn init(vring: *Vring, memory: *Memory, attention: i32) void {
+    pub fn init(vring: *Vring, memory: *Memory, journal: *Journal, number: u32, attention: i32) void {
         vring.* = .{
             .memory = memory,
+            .journal = journal,
+            .number = number,
+            .record = journal.record(number),
+            .unsettled = false,
             .format = .split,
             .ring = undefined,
             .config = std.mem.zeroes(abi.VringConfig),
@@ -114,17 +128,23 @@ pub const Vring = struct {
                 vring.ring = .{ .split = undefined };
                 vring.ring.split.size = config.size;
                 vring.ring.split.event_idx = event_idx;
+                vring.ring.split.record = vring.record;
                 vring.ring.split.place(areas.desc, areas.avail, areas.used);
-                vring.ring.split.start(config.base);
+                const known = vring.isKnown(config, vring.ring.split.eventWord());
+                vring.ring.split.start(if (known) vring.ring.split.usedIndex() else config.base);
             },
             .packed_ring => {
                 if (config.base & 0x7fff >= config.size) return error.InvalidArgument;
                 if (config.base >> 16 & 0x7fff >= config.size) return error.InvalidArgument;
+                const shadow = try vring.journal.shadow(vring.number, config.size);
                 vring.ring = .{ .packed_ring = undefined };
                 vring.ring.packed_ring.size = config.size;
                 vring.ring.packed_ring.event_idx = event_idx;
+                vring.ring.packed_ring.record = vring.record;
+                vring.ring.packed_ring.shadow = shadow;
                 vring.ring.packed_ring.place(areas.desc, areas.avail, areas.used);
-                vring.ring.packed_ring.start(config.base);
+                const known = vring.isKnown(config, vring.ring.packed_ring.eventWord());
+                vring.ring.packed_ring.start(if (known) vring.record.usedPlace() else config.base);
             },
         }
         vring.format = format;
@@ -133,6 +153,13 @@ pub const Vring = struct {
         vring.broken.store(0, .monotonic);
         vring.started = true;
         vring.disarm();
+    }
+
+    /// Whether the ring is one that was left in the middle; else its record begins anew.
+    fn isKnown(vring: *Vring, config: abi.VringConfig, event: u32) bool {
+        vring.unsettled = vring.record.isOf(config, event);
+        if (!vring.unsettled) vring.record.begin(config, event);
+        return vring.unsettled;
     }
 
     /// Starts a ring whose driver we are, and owns its queue. One that sends is to be enabled when the device is ready.
@@ -154,7 +181,15 @@ pub const Vring = struct {
         vring.enabled = true;
     }
 
+    /// Where it stopped, its front end is to know.
     pub fn stop(vring: *Vring) Error!abi.VringState {
+        const last = try vring.leave();
+        vring.record.end();
+        return last;
+    }
+
+    /// Its front end is gone, and knows not where it was.
+    pub fn leave(vring: *Vring) Error!abi.VringState {
         if (!vring.started) return error.NotStarted;
         const last = vring.state();
         vring.started = false;
@@ -180,6 +215,14 @@ pub const Vring = struct {
             .enabled = @intFromBool(vring.enabled),
             .broken = vring.broken.load(.monotonic),
         };
+    }
+
+    /// What was taken from a guest is in our hands from now on.
+    pub inline fn noteTaken(vring: *Vring) void {
+        vring.record.take(switch (vring.format) {
+            .split => vring.ring.split.next_avail,
+            .packed_ring => vring.ring.packed_ring.avail.word(),
+        });
     }
 
     /// Whether the areas of a running ring can still be found.
