@@ -90,7 +90,7 @@ export * from "./pmd/eth_dev.ts";
 export * from "./pmd/eth_info.ts";
 export * from "./pmd/port_event.ts";
 export * from "./pmd/port_life.ts";
-export { KeptState, type SetAside } from "./pmd/kept_state.ts";
+export { KeptState, type StateFailure } from "./pmd/kept_state.ts";
 export * from "./pmd/port_plan.ts";
 export * from "./pmd/port_sample.ts";
 export { pauseAfter, PortServer, type PortServerParts, type PortService } from "./pmd/port_server.ts";

@@ -15,6 +15,7 @@ import {
   type PortService,
   postCopyObstacle,
   Pump,
+  type StateFailure,
   UplinkError,
   VringError,
   type VringStats,
@@ -69,21 +70,21 @@ function checkPostCopy(ports: ServePlan["ports"]): void {
   throw new HostError(`this host does not allow post-copy: ${obstacle}, or leave postcopy=on of ${port!.name} out`);
 }
 
-/** Without one, the port is served all the same. */
-function openState(plan: PortPlan, happened: (event: PortEvent) => void): KeptState | undefined {
-  if (plan.state === undefined) return undefined;
+/** What is kept of a port, or why there is none. */
+interface Opened {
+  readonly state?: KeptState;
+  readonly failure?: StateFailure & { readonly busy: boolean };
+}
+
+/** Without a state file, the port is served all the same. */
+function openState({ state: path }: PortPlan): Opened {
+  if (path === undefined) return {};
   try {
-    return KeptState.open(plan.state);
+    return { state: KeptState.open(path) };
   } catch (error) {
-    if (error instanceof VringError && error.status === "busy") {
-      throw new CommandError(
-        `another program serves ${plan.name}: it has ${plan.state}: stop it, or give another folder with --state-dir`,
-      );
-    }
     if (!(error instanceof Error)) throw error;
-    const reason = error.message.replace(/^.*: /, "");
-    happened({ port: plan.name, event: "no_state", path: plan.state, reason });
-    return undefined;
+    const busy = error instanceof VringError && error.status === "busy";
+    return { failure: { path, reason: error.message.replace(/^.*: /, ""), busy } };
   }
 }
 
@@ -161,12 +162,19 @@ export class SwitchServer implements AsyncDisposable {
 
   #openPort(plan: ServePlan["ports"][number], socketMode: number, happened: (event: PortEvent) => void): void {
     const { offer, guestTso } = plan;
-    const state = openState(plan, happened);
+    const { state, failure } = openState(plan);
     const queuePairs = state?.queuePairs(offer) ?? offer.queuePairs;
     const ignored = guestTso === false ? guestSegmentation : undefined;
     const port = this.#engine.openPort({ queuePairs, mtu: offer.mtu, ignored });
     state?.begin(port, queuePairs);
-    this.#servers.push(openPortService({ plan, port, pump: this.#pump, socketMode, state, happened }));
+    const parts = { plan, port, pump: this.#pump, socketMode, state, stateFailure: failure, happened };
+    this.#servers.push(openPortService(parts));
+    // Where another program listens, that was said.
+    if (failure?.busy) {
+      throw new CommandError(
+        `another program serves ${plan.name}: it has ${failure.path}: stop it, or give another folder with --state-dir`,
+      );
+    }
   }
 
   #closePorts(): void {

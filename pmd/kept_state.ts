@@ -21,8 +21,8 @@ const version = 1;
 /** What of an offer has to stay. */
 type KeptOffer = Pick<Offer, "features" | "protocolFeatures" | "queuePairs">;
 
-/** What was wrong with a file, which is elsewhere now. */
-export interface SetAside {
+/** Where a file is, or would be, and what is wrong with it. */
+export interface StateFailure {
   readonly path: string;
   readonly reason: string;
 }
@@ -33,9 +33,10 @@ export class KeptState {
   readonly #file: Fd;
   /** As written by whoever had the file last. */
   #kept: KeptOffer | undefined;
-  readonly setAside: SetAside | undefined;
+  /** Another one that was in its place, and where it is now. */
+  readonly setAside: StateFailure | undefined;
 
-  private constructor(path: string, file: Fd, kept: KeptOffer | undefined, setAside: SetAside | undefined) {
+  private constructor(path: string, file: Fd, kept: KeptOffer | undefined, setAside: StateFailure | undefined) {
     this.#path = path;
     this.#file = file;
     this.#kept = kept;

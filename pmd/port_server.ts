@@ -14,7 +14,7 @@ import { Budget } from "./budget.ts";
 import type { Occurrence, PortEvent } from "./port_event.ts";
 import { type PacketCounts, PortLog } from "./port_life.ts";
 import type { PortPlan } from "./port_plan.ts";
-import { isSame, type KeptState } from "./kept_state.ts";
+import { isSame, type KeptState, type StateFailure } from "./kept_state.ts";
 import type { PortSample, PortState } from "./port_sample.ts";
 import { Repeats } from "./repeats.ts";
 import { PortStateTransfer } from "./state_transfer.ts";
@@ -44,6 +44,8 @@ export interface PortServerParts {
   readonly socketMode: number;
   /** Begun with the port; without one, rings are not taken up after this process died. */
   readonly state?: KeptState | undefined;
+  /** Why there is none. */
+  readonly stateFailure?: StateFailure | undefined;
   readonly happened: (event: PortEvent) => void;
 }
 
@@ -99,6 +101,8 @@ export class PortServer implements PortService {
   #failures = 0;
   #lastEnd_ms = -Infinity;
   #waitReason = "";
+  /** Something is to be told. */
+  #soon: Timer | undefined;
   #offer: Offer;
   /** What was told of buffers that somebody who died had in hand. */
   #recovered = 0;
@@ -117,7 +121,6 @@ export class PortServer implements PortService {
   static open(parts: PortServerParts): PortServer {
     const server = new PortServer(parts);
     const { plan, pump, socketMode } = parts;
-    server.#tellState();
     if (plan.mode === "server") {
       server.#listener = pump.listen(plan.socket, {
         mode: socketMode,
@@ -125,9 +128,10 @@ export class PortServer implements PortService {
         refused: (reason) => server.#tell({ event: "refused", reason }),
       });
     } else {
-      // What it tells, nobody hears before the server is there.
       server.#pause = setTimeout(() => server.#connect());
     }
+    // What is told, nobody hears before the server is there.
+    server.#soon = setTimeout(() => server.#tellState());
     return server;
   }
 
@@ -143,6 +147,7 @@ export class PortServer implements PortService {
   [Symbol.dispose](): void {
     this.#closed = true;
     clearTimeout(this.#pause);
+    clearTimeout(this.#soon);
     if (this.#candidate !== undefined) this.#dropCandidate();
     this.#listener?.[Symbol.dispose]();
     this.#session?.backend?.close();
@@ -160,7 +165,8 @@ export class PortServer implements PortService {
   }
 
   #tellState(): void {
-    const { state, plan } = this.#parts;
+    const { state, stateFailure, plan } = this.#parts;
+    if (stateFailure !== undefined) this.#tell({ event: "no_state", ...stateFailure });
     if (state?.setAside !== undefined) this.#tell({ event: "state_set_aside", ...state.setAside });
     if (isSame(this.#offer, plan.offer)) return;
     const { queuePairs, features } = this.#offer;
@@ -248,7 +254,8 @@ export class PortServer implements PortService {
     this.#log.started(ring, featureNames(features));
     this.#tell({ event: "started", ring, features: featureNames(features) });
     // The others are about to start.
-    setTimeout(() => this.#tellRecovered(), startedAll_ms);
+    clearTimeout(this.#soon);
+    this.#soon = setTimeout(() => this.#tellRecovered(), startedAll_ms);
   }
 
   #stopped(): void {

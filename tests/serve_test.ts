@@ -222,7 +222,7 @@ Deno.test("a stale socket is replaced, a live one refused, another file left alo
   assert.equal(await exists(bench.socket("port0")), false);
 });
 
-Deno.test("SIGTERM and SIGINT end it: totals, exit code 0, no sockets left", async (t) => {
+Deno.test("SIGTERM and SIGINT end it: totals, exit code 0, and nothing left but what a running guest needs", async (t) => {
   for (const signal of ["SIGTERM", "SIGINT"] as const) {
     await t.step(signal, async () => {
       await using bench = new Bench();
@@ -235,7 +235,8 @@ Deno.test("SIGTERM and SIGINT end it: totals, exit code 0, no sockets left", asy
       assert.equal(code, 0);
       assert.match(program.since(), /^stopped after [\d.]+ s\nPORT .*\nport0 +0 +0 +0 +0\nport1 /m);
       assert.doesNotMatch(program.since(), /DROPS\/s/);
-      assert.deepEqual([...Deno.readDirSync(bench.folder)], []);
+      // The guest's rings go on where they are, by the next one.
+      assert.deepEqual(Array.from(Deno.readDirSync(bench.folder), ({ name }) => name), ["port0.sock.state"]);
       await guest.frontend.hangup;
     });
   }
