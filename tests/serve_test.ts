@@ -222,7 +222,7 @@ Deno.test("a stale socket is replaced, a live one refused, another file left alo
   assert.equal(await exists(bench.socket("port0")), false);
 });
 
-Deno.test("SIGTERM and SIGINT end it: totals, exit code 0, and nothing left but what a running guest needs", async (t) => {
+Deno.test("SIGTERM and SIGINT end it: totals, exit code 0, nothing left but what a running guest needs", async (t) => {
   for (const signal of ["SIGTERM", "SIGINT"] as const) {
     await t.step(signal, async () => {
       await using bench = new Bench();
