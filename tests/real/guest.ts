@@ -167,6 +167,25 @@ export class LinuxGuest implements AsyncDisposable {
     await this.#serial.until(/@ready\n/, boot_timeout_ms);
   }
 
+  /** As the reset button does, and waits until the guest takes commands again. */
+  async reset(): Promise<void> {
+    this.#serial.forget();
+    await this.qmp("system_reset");
+    await this.#serial.until(/@ready\n/, boot_timeout_ms);
+  }
+
+  async takeCardOut(): Promise<void> {
+    await this.qmp("device_del", { id: "nic0" }, "DEVICE_DELETED");
+  }
+
+  /** Another one in the place of the first, with the same back end and address. */
+  async putCardIn(): Promise<void> {
+    const { mac, packed = false, queues = 1 } = this.options;
+    const properties = { netdev: "net0", mac, packed, mq: queues > 1, vectors: 0 };
+    await this.qmp("device_add", { driver: "virtio-net-pci", id: "nic0", ...properties });
+    await this.until("[ -e /sys/class/net/eth0 ]");
+  }
+
   /** Runs a command of QEMU's machine protocol, and waits for the event that it brings. */
   async qmp(command: string, values: Record<string, unknown> = {}, event?: string): Promise<unknown> {
     // A QEMU that waits for its back end answers nobody.

@@ -232,11 +232,9 @@ async function plugsMemory({ left, right }: Pair): Promise<void> {
 /** The connection to the back end stays; the new device's driver starts rings of its own. */
 async function replacesDevice({ serve, right }: Pair): Promise<void> {
   const from = serve.now;
-  await right.qmp("device_del", { id: "nic0" }, "DEVICE_DELETED");
+  await right.takeCardOut();
   await serve.until("stopped", { port: "port1" }, { from });
-  const device = { driver: "virtio-net-pci", id: "nic0", netdev: "net0", mac: right.options.mac, vectors: 0 };
-  await right.qmp("device_add", device);
-  await right.until("[ -e /sys/class/net/eth0 ]");
+  await right.putCardIn();
   await serve.until("started", { port: "port1" }, { from });
   await right.setAddress(`${addresses[1]}/24`);
   assert.deepEqual(serve.records.slice(from).filter((record) => record.event === "disconnected"), []);
