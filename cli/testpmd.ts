@@ -21,9 +21,11 @@ export type TestpmdMemory = "huge pages" | "4 KiB pages";
 
 export interface TestpmdOptions {
   readonly program: TestpmdProgram;
-  /** Two, to be made. Whatever arrives at one leaves by the other. */
+  /** Two, to be made unless it is to connect. Whatever arrives at one leaves by the other. */
   readonly sockets: readonly string[];
   readonly queues: number;
+  /** Whether the sockets are there already, and it is to connect. */
+  readonly client?: boolean;
   /** Where its threads run. */
   readonly cpu: number;
 }
@@ -71,8 +73,9 @@ function chooseMemory(): TestpmdMemory {
   return free >= memory_mib / hugePage_mib ? "huge pages" : "4 KiB pages";
 }
 
-function testpmdArguments({ sockets, queues, cpu }: TestpmdOptions, memory: TestpmdMemory): string[] {
-  const devices = sockets.flatMap((socket, port) => ["--vdev", `net_vhost${port},iface=${socket},queues=${queues}`]);
+function testpmdArguments({ sockets, queues, cpu, client }: TestpmdOptions, memory: TestpmdMemory): string[] {
+  const settings = `queues=${queues},client=${client ? 1 : 0}`;
+  const devices = sockets.flatMap((socket, port) => ["--vdev", `net_vhost${port},iface=${socket},${settings}`]);
   return [
     ...["--lcores", `0@${cpu},1@${cpu}`, "--no-pci", "--no-telemetry", `--file-prefix=vhostctl-${Deno.pid}`],
     ...memory === "huge pages"
