@@ -76,7 +76,7 @@ type Rates = ReturnType<typeof rates>;
 function rateRow({ port, toGuest, fromGuest, drops }: Rates["ports"][number], seconds: number): string[] {
   return [
     port.port,
-    port.state,
+    port.reason === undefined ? port.state : `${port.state}: ${port.reason}`,
     `${port.queuePairsUp}/${port.queuePairs}`,
     quantity(toGuest.packetsPerSecond),
     quantity(toGuest.bitsPerSecond),
@@ -91,9 +91,9 @@ function jsonRate({ packetsPerSecond, bitsPerSecond }: Rate) {
 }
 
 /** A port and its counters, as `--json` has them. */
-export function jsonPort({ port, state, queuePairsUp, queuePairs, counters }: PortSample) {
+export function jsonPort({ port, state, reason, queuePairsUp, queuePairs, counters }: PortSample) {
   const queues = { queue_pairs_up: queuePairsUp, queue_pairs: queuePairs };
-  return { port, state, ...queues, to_guest: counters.toGuest, from_guest: counters.fromGuest };
+  return { port, state, reason, ...queues, to_guest: counters.toGuest, from_guest: counters.fromGuest };
 }
 
 /** Prints for one run of `serve`. */
@@ -186,7 +186,7 @@ export class ServeReport {
   /** Colours the word of the state, after widths were measured. */
   #paint(line: string, state: PortState): string {
     return line.replace(
-      /^(\S+\s+)(\S+)/,
+      /^(\S+\s+)([^\s:]+)/,
       (_, name: string, word: string) => name + this.#output.style(stateStyles[state], word),
     );
   }

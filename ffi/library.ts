@@ -65,9 +65,10 @@ export function check(operation: string, code: number): number {
   return code;
 }
 
+const statusNames = new Map(Object.entries(Status).map(([name, value]) => [value as number, name as StatusName]));
+
 function statusName(code: number): StatusName {
-  for (const [name, value] of Object.entries(Status)) if (value === code) return name as StatusName;
-  return "system";
+  return statusNames.get(code) ?? "system";
 }
 
 /** The errors that users meet; others are told by number. */

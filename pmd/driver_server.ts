@@ -16,6 +16,7 @@ import type { DriverPlan, PortPlan } from "./port_plan.ts";
 import type { PortSample } from "./port_sample.ts";
 import { pauseAfter, type PortServerParts, type PortService } from "./port_server.ts";
 import { RingWatch } from "./ring_watch.ts";
+import { callAfter } from "./shared_timer.ts";
 
 /** Of a buffer for large packets, where several cannot be merged, header included (virtio 5.1.6.3.1). */
 const largeBufferBytes = 65_562;
@@ -60,7 +61,7 @@ export class DriverServer implements PortService {
   #frontend: Frontend | undefined;
   #guest: Guest | undefined;
   #running = false;
-  #pause: ReturnType<typeof setTimeout> | undefined;
+  #pause: Disposable | undefined;
   #failures = 0;
   #waitReason = "";
   #closed = false;
@@ -75,7 +76,7 @@ export class DriverServer implements PortService {
     const server = new DriverServer(parts);
     if (parts.plan.mode === "client") {
       // What it tells, nobody hears before the server is there.
-      server.#pause = setTimeout(() => server.#connect());
+      server.#pause = callAfter(0, () => server.#connect());
     } else {
       server.#listener = parts.pump.listen(parts.plan.socket, {
         mode: parts.socketMode,
@@ -97,7 +98,7 @@ export class DriverServer implements PortService {
   /** Leaves the back end, and stops listening. May be called again. */
   [Symbol.dispose](): void {
     this.#closed = true;
-    clearTimeout(this.#pause);
+    this.#pause?.[Symbol.dispose]();
     this.#listener?.[Symbol.dispose]();
     this.#frontend?.close();
     this.#leave();
@@ -118,6 +119,7 @@ export class DriverServer implements PortService {
     return {
       port: this.plan.name,
       state: this.#running ? running : this.#frontend === undefined ? "waiting" : "connected",
+      reason: this.#waitReason || undefined,
       queuePairsUp: up,
       queuePairs,
       counters: { toGuest: this.port.stats("toGuest"), fromGuest: this.port.stats("fromGuest") },
@@ -139,7 +141,7 @@ export class DriverServer implements PortService {
 
   #connectLater(): void {
     if (this.#closed || this.plan.mode === "server") return;
-    this.#pause = setTimeout(() => this.#connect(), pauseAfter(this.#failures++));
+    this.#pause = callAfter(pauseAfter(this.#failures++), () => this.#connect());
   }
 
   #accept(channel: Channel): void {

@@ -13,6 +13,8 @@ export type PortState = "waiting" | "connected" | "running" | "broken";
 export interface PortSample {
   readonly port: string;
   readonly state: PortState;
+  /** Why it still waits, where we connect. */
+  readonly reason?: string | undefined;
   /** Queue pairs that carry packets, and those offered. */
   readonly queuePairsUp: number;
   readonly queuePairs: number;

@@ -17,6 +17,7 @@ import type { PortPlan } from "./port_plan.ts";
 import { isSame, type KeptState, type StateFailure } from "./kept_state.ts";
 import type { PortSample, PortState } from "./port_sample.ts";
 import { Repeats } from "./repeats.ts";
+import { callAfter } from "./shared_timer.ts";
 import { PortStateTransfer } from "./state_transfer.ts";
 import { RingWatch } from "./ring_watch.ts";
 
@@ -61,8 +62,6 @@ interface Session {
   everStarted: boolean;
 }
 
-type Timer = ReturnType<typeof setTimeout>;
-
 /** Pauses between attempts: none, 100 ms, twice as long each time up to 1 s, all give or take a fifth. */
 export function pauseAfter(failures: number): number {
   if (failures === 0) return 0;
@@ -94,15 +93,15 @@ export class PortServer implements PortService {
   #listener: Disposable | undefined;
   #session: Session | undefined;
   /** The newcomer while another session is there. */
-  #candidate: { readonly channel: Channel; readonly timer: Timer } | undefined;
+  #candidate: { readonly channel: Channel; readonly timer: Disposable } | undefined;
   /** A pause before the next attempt, ours or the front end's. */
-  #pause: Timer | undefined;
+  #pause: Disposable | undefined;
   /** Attempts in a row that came to nothing. */
   #failures = 0;
   #lastEnd_ms = -Infinity;
   #waitReason = "";
   /** Something is to be told. */
-  #soon: Timer | undefined;
+  #soon: Disposable | undefined;
   #offer: Offer;
   /** What was told of buffers that somebody who died had in hand. */
   #recovered = 0;
@@ -128,10 +127,10 @@ export class PortServer implements PortService {
         refused: (reason) => server.#tell({ event: "refused", reason }),
       });
     } else {
-      server.#pause = setTimeout(() => server.#connect());
+      server.#pause = callAfter(0, () => server.#connect());
     }
     // What is told, nobody hears before the server is there.
-    server.#soon = setTimeout(() => server.#tellState());
+    server.#soon = callAfter(0, () => server.#tellState());
     return server;
   }
 
@@ -146,8 +145,8 @@ export class PortServer implements PortService {
   /** Turns everybody out and stops listening. May be called again. */
   [Symbol.dispose](): void {
     this.#closed = true;
-    clearTimeout(this.#pause);
-    clearTimeout(this.#soon);
+    this.#pause?.[Symbol.dispose]();
+    this.#soon?.[Symbol.dispose]();
     if (this.#candidate !== undefined) this.#dropCandidate();
     this.#listener?.[Symbol.dispose]();
     this.#session?.backend?.close();
@@ -185,10 +184,10 @@ export class PortServer implements PortService {
   #accept(channel: Channel): void {
     if (this.#session === undefined) return this.#admit(channel);
     if (this.#candidate !== undefined) return this.#turnAway(channel);
-    const timer = setTimeout(() => {
+    const timer = callAfter(handover_ms, () => {
       this.#candidate = undefined;
       this.#turnAway(channel);
-    }, handover_ms);
+    });
     this.#candidate = { channel, timer };
   }
 
@@ -199,7 +198,7 @@ export class PortServer implements PortService {
   }
 
   #dropCandidate(): void {
-    clearTimeout(this.#candidate?.timer);
+    this.#candidate?.timer[Symbol.dispose]();
     this.#candidate?.channel.close();
     this.#candidate = undefined;
   }
@@ -209,7 +208,7 @@ export class PortServer implements PortService {
     const hurries = performance.now() - this.#lastEnd_ms < hurry_ms;
     if (this.plan.mode === "client" || this.#failures < vainMax || !hurries) return this.#begin(channel);
     this.#session = newSession(undefined, channel);
-    this.#pause = setTimeout(() => this.#begin(channel), pauseAfter(this.#failures - vainMax + 1));
+    this.#pause = callAfter(pauseAfter(this.#failures - vainMax + 1), () => this.#begin(channel));
   }
 
   #begin(channel: Channel): void {
@@ -254,8 +253,8 @@ export class PortServer implements PortService {
     this.#log.started(ring, featureNames(features));
     this.#tell({ event: "started", ring, features: featureNames(features) });
     // The others are about to start.
-    clearTimeout(this.#soon);
-    this.#soon = setTimeout(() => this.#tellRecovered(), startedAll_ms);
+    this.#soon?.[Symbol.dispose]();
+    this.#soon = callAfter(startedAll_ms, () => this.#tellRecovered());
   }
 
   #stopped(): void {
@@ -283,10 +282,10 @@ export class PortServer implements PortService {
   #next(): void {
     if (this.#closed) return;
     if (this.plan.mode === "client") {
-      this.#pause = setTimeout(() => this.#connect(), pauseAfter(this.#failures));
+      this.#pause = callAfter(pauseAfter(this.#failures), () => this.#connect());
     } else if (this.#candidate !== undefined) {
       const { channel, timer } = this.#candidate;
-      clearTimeout(timer);
+      timer[Symbol.dispose]();
       this.#candidate = undefined;
       this.#admit(channel);
     }
@@ -303,7 +302,7 @@ export class PortServer implements PortService {
       if (reason !== this.#waitReason) this.#tell({ event: "waiting", socket: this.plan.socket, reason });
       this.#waitReason = reason;
       if (this.#closed) return;
-      this.#pause = setTimeout(() => this.#connect(), pauseAfter(this.#failures));
+      this.#pause = callAfter(pauseAfter(this.#failures), () => this.#connect());
     }
   }
 
@@ -341,6 +340,7 @@ export class PortServer implements PortService {
     return {
       port: plan.name,
       state: this.#stateOf(states),
+      reason: this.#waitReason || undefined,
       queuePairsUp: up.length,
       queuePairs,
       counters: { toGuest: port.stats("toGuest"), fromGuest: port.stats("fromGuest") },

@@ -272,6 +272,9 @@ Deno.test("where the front end listens, serve connects, waits and comes back", a
   await using serve = await Serve.start("--port", `name=a,socket=${path},mode=client`);
   const { reason } = await serve.until("waiting", { port: "a", socket: path });
   assert.equal(reason, "no such file or directory");
+  const port = async () => (await serve.ports()).get("a")!;
+  const waiting = await port();
+  assert.deepEqual([waiting.state, waiting.reason], ["waiting", reason]);
   const channels: Frontend[] = [];
   const listen = () => bench.pump.listen(path, { accept: (channel) => void channels.push(new Frontend(channel)) });
   for (const round of [1, 2]) {
@@ -279,6 +282,8 @@ Deno.test("where the front end listens, serve connects, waits and comes back", a
     await serve.until("connected", { port: "a" }, { from: serve.now });
     const frontend = channels.shift()!;
     await frontend.handshake();
+    const connected = await port();
+    assert.deepEqual([connected.state, connected.reason], ["connected", undefined]);
     if (round === 2) await new Promise((resolve) => setTimeout(resolve, 1100));
     frontend.close();
   }

@@ -20,6 +20,8 @@ export type Counters = Readonly<Record<string, number>>;
 export interface PortReport {
   readonly port: string;
   readonly state: string;
+  /** Why it still waits, where it is to connect. */
+  readonly reason?: string;
   readonly queue_pairs_up: number;
   readonly to_guest: Counters;
   readonly from_guest: Counters;
