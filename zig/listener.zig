@@ -225,6 +225,44 @@ test "a stale socket file is replaced, a live one refused, another file left alo
     try sys.unlink(path);
 }
 
+const Racer = struct {
+    path: [:0]const u8,
+    won: ?Listener = null,
+    lost: ?Error = null,
+
+    fn race(racer: *Racer) void {
+        if (Listener.open(racer.path, 0o600)) |listener| racer.won = listener else |reason| racer.lost = reason;
+    }
+};
+
+test "of many at once over a stale file one listens, and the others are told that it does" {
+    var folder = try TestFolder.init();
+    defer folder.deinit();
+    var buffer: [100]u8 = undefined;
+    const path = folder.join(&buffer, "a.sock");
+    for (0..50) |_| {
+        const stale = try Listener.open(path, 0o600);
+        sys.close(stale.socket);
+        var racers: [8]Racer = @splat(.{ .path = path });
+        var threads: [racers.len]std.Thread = undefined;
+        for (&threads, &racers) |*thread, *racer| thread.* = try std.Thread.spawn(.{}, Racer.race, .{racer});
+        for (threads) |thread| thread.join();
+        var winners: usize = 0;
+        for (&racers) |*racer| {
+            if (racer.won == null) {
+                try testing.expectEqual(error.Busy, racer.lost.?);
+                continue;
+            }
+            winners += 1;
+            const client = try sys.socket();
+            defer sys.close(client);
+            try sys.connect(client, path);
+            racer.won.?.close();
+        }
+        try testing.expectEqual(1, winners);
+    }
+}
+
 test "a listener whose file was replaced leaves the new one alone" {
     var folder = try TestFolder.init();
     defer folder.deinit();
