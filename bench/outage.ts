@@ -106,6 +106,8 @@ class Contender implements AsyncDisposable {
     await (await this.#process)?.kill();
     await this.#driver?.kill();
     this.#driver = undefined;
+    // It listens on no socket file that is there already.
+    for (const socket of this.#ports.sockets) await Deno.remove(socket).catch(() => {});
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -14,6 +14,7 @@ import { type FeatureName, featureNames, featureSet, hasFeature } from "../vhost
 import type { Occurrence } from "./port_event.ts";
 import type { DriverPlan, PortPlan } from "./port_plan.ts";
 import type { PortSample } from "./port_sample.ts";
+import { PortSocket } from "./port_socket.ts";
 import { pauseAfter, type PortServerParts, type PortService } from "./port_server.ts";
 import { RingWatch } from "./ring_watch.ts";
 import { callAfter } from "./shared_timer.ts";
@@ -57,7 +58,7 @@ export interface DriverServerParts extends PortServerParts {
 export class DriverServer implements PortService {
   readonly #parts: DriverServerParts;
   readonly #rings: RingWatch;
-  #listener: Disposable | undefined;
+  #socket: PortSocket | undefined;
   #frontend: Frontend | undefined;
   #guest: Guest | undefined;
   #running = false;
@@ -78,11 +79,13 @@ export class DriverServer implements PortService {
       // What it tells, nobody hears before the server is there.
       server.#pause = callAfter(0, () => server.#connect());
     } else {
-      server.#listener = parts.pump.listen(parts.plan.socket, {
-        mode: parts.socketMode,
-        accept: (channel) => server.#accept(channel),
-        refused: (reason) => server.#tell({ event: "refused", reason }),
-      });
+      const { pump, socketMode, plan } = parts;
+      const options = {
+        mode: socketMode,
+        accept: (channel: Channel) => server.#accept(channel),
+        refused: (reason: string) => server.#tell({ event: "refused", reason }),
+      };
+      server.#socket = PortSocket.open({ pump, path: plan.socket, options, tell: (what) => server.#tell(what) });
     }
     return server;
   }
@@ -99,13 +102,14 @@ export class DriverServer implements PortService {
   [Symbol.dispose](): void {
     this.#closed = true;
     this.#pause?.[Symbol.dispose]();
-    this.#listener?.[Symbol.dispose]();
+    this.#socket?.[Symbol.dispose]();
     this.#frontend?.close();
     this.#leave();
   }
 
-  /** Nothing shows here over time. */
-  tick(): void {}
+  tick(): void {
+    this.#socket?.tick();
+  }
 
   lookForBroken(): void {
     if (this.#running) this.#rings.lookForBroken();
@@ -119,7 +123,7 @@ export class DriverServer implements PortService {
     return {
       port: this.plan.name,
       state: this.#running ? running : this.#frontend === undefined ? "waiting" : "connected",
-      reason: this.#waitReason || undefined,
+      reason: this.#waitReason || this.#socket?.reason,
       queuePairsUp: up,
       queuePairs,
       counters: { toGuest: this.port.stats("toGuest"), fromGuest: this.port.stats("fromGuest") },

@@ -13,6 +13,10 @@ export type PortEvent = { readonly port: string; readonly peer?: "back end" } & 
 export type Occurrence =
   /** We are to connect, and nobody is there; told when the reason changes. */
   | { readonly event: "waiting"; readonly socket: string; readonly reason: string }
+  /** Our socket's file was removed or replaced, and cannot be made again; told when the reason changes. */
+  | { readonly event: "unreachable"; readonly socket: string; readonly reason: string }
+  /** It is there again. */
+  | { readonly event: "listening"; readonly socket: string }
   /** Where we connect, with the number of attempts before that found nobody, if there were some. */
   | { readonly event: "connected"; readonly attempts?: number }
   /** The first ring of a connection runs. */
@@ -82,6 +86,10 @@ function text(happened: PortEvent): string {
   switch (happened.event) {
     case "waiting":
       return `waiting for a ${peer} at ${happened.socket}: ${happened.reason}`;
+    case "unreachable":
+      return `no ${peer} can come any more: ${happened.socket} was removed or replaced: ${happened.reason}`;
+    case "listening":
+      return `listens again: ${happened.socket} had been removed`;
     case "connected":
       if (happened.attempts === undefined) return `${peer} connected`;
       return `${peer} connected, after ${happened.attempts} ${

@@ -13,7 +13,7 @@ export type PortState = "waiting" | "connected" | "running" | "broken";
 export interface PortSample {
   readonly port: string;
   readonly state: PortState;
-  /** Why it still waits, where we connect. */
+  /** Why it still waits, where we connect; why nobody can come, where we listen. */
   readonly reason?: string | undefined;
   /** Queue pairs that carry packets, and those offered. */
   readonly queuePairsUp: number;

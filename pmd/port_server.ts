@@ -16,6 +16,7 @@ import { type PacketCounts, PortLog } from "./port_life.ts";
 import type { PortPlan } from "./port_plan.ts";
 import { isSame, type KeptState, type StateFailure } from "./kept_state.ts";
 import type { PortSample, PortState } from "./port_sample.ts";
+import { PortSocket } from "./port_socket.ts";
 import { Repeats } from "./repeats.ts";
 import { callAfter } from "./shared_timer.ts";
 import { PortStateTransfer } from "./state_transfer.ts";
@@ -85,12 +86,13 @@ export class PortServer implements PortService {
   readonly #parts: PortServerParts;
   readonly #vain: Repeats;
   readonly #turnedAway: Repeats;
+  readonly #unaccepted: Repeats;
   readonly #rings: RingWatch;
   readonly #log: PortLog;
   readonly #budget = new Budget(tellBurst, tellPerSecond);
   /** Occurrences that were not told. */
   #untold = 0;
-  #listener: Disposable | undefined;
+  #socket: PortSocket | undefined;
   #session: Session | undefined;
   /** The newcomer while another session is there. */
   #candidate: { readonly channel: Channel; readonly timer: Disposable } | undefined;
@@ -114,6 +116,7 @@ export class PortServer implements PortService {
     this.#rings = new RingWatch(parts.port, this.#offer.queuePairs, (found) => this.#tell(found));
     this.#vain = this.#repeats("front end came and went");
     this.#turnedAway = this.#repeats("front end not let in");
+    this.#unaccepted = this.#repeats("front end not let in");
   }
 
   /** Listens, or begins to connect. Throws what `Pump.listen` throws. */
@@ -121,11 +124,12 @@ export class PortServer implements PortService {
     const server = new PortServer(parts);
     const { plan, pump, socketMode } = parts;
     if (plan.mode === "server") {
-      server.#listener = pump.listen(plan.socket, {
+      const options = {
         mode: socketMode,
-        accept: (channel) => server.#accept(channel),
-        refused: (reason) => server.#tell({ event: "refused", reason }),
-      });
+        accept: (channel: Channel) => server.#accept(channel),
+        refused: (reason: string) => server.#notAccepted(reason),
+      };
+      server.#socket = PortSocket.open({ pump, path: plan.socket, options, tell: (what) => server.#tell(what) });
     } else {
       server.#pause = callAfter(0, () => server.#connect());
     }
@@ -148,7 +152,7 @@ export class PortServer implements PortService {
     this.#pause?.[Symbol.dispose]();
     this.#soon?.[Symbol.dispose]();
     if (this.#candidate !== undefined) this.#dropCandidate();
-    this.#listener?.[Symbol.dispose]();
+    this.#socket?.[Symbol.dispose]();
     this.#session?.backend?.close();
     this.#session?.state?.[Symbol.dispose]();
     this.#session?.channel.close();
@@ -195,6 +199,10 @@ export class PortServer implements PortService {
     channel.close();
     if (!this.#turnedAway.again(performance.now())) return;
     this.#tell({ event: "refused", reason: "another one is connected: disconnect that first, or use another port" });
+  }
+
+  #notAccepted(reason: string): void {
+    if (this.#unaccepted.again(performance.now())) this.#tell({ event: "refused", reason });
   }
 
   #dropCandidate(): void {
@@ -312,6 +320,8 @@ export class PortServer implements PortService {
     const now_ms = performance.now();
     this.#vain.tick(now_ms);
     this.#turnedAway.tick(now_ms);
+    this.#unaccepted.tick(now_ms);
+    this.#socket?.tick();
     this.#tellUntold(now_ms);
     this.#tellRecovered();
     const session = this.#session;
@@ -340,7 +350,7 @@ export class PortServer implements PortService {
     return {
       port: plan.name,
       state: this.#stateOf(states),
-      reason: this.#waitReason || undefined,
+      reason: this.#waitReason || this.#socket?.reason,
       queuePairsUp: up.length,
       queuePairs,
       counters: { toGuest: port.stats("toGuest"), fromGuest: port.stats("fromGuest") },

@@ -4,8 +4,8 @@
 import type { Testpmd } from "./dpdk.ts";
 import { within } from "./process.ts";
 
-/** So many looks in a row at which something new has come: packets flow. */
-const steadyLooks = 20;
+/** Something new has come at so many looks: packets flow. */
+const newsWanted = 20;
 const patience_ms = 20_000;
 
 /** What one port has received, and when. */
@@ -13,17 +13,14 @@ class Arrivals {
   #packets = -1;
   #last_ms = NaN;
   longest_ms = 0;
-  steady = 0;
+  news = 0;
 
   look(packets: number, now_ms: number): void {
-    if (packets === this.#packets) {
-      this.steady = 0;
-      return;
-    }
+    if (packets === this.#packets) return;
     if (this.#packets >= 0) this.longest_ms = Math.max(this.longest_ms, now_ms - this.#last_ms);
     this.#packets = packets;
     this.#last_ms = now_ms;
-    this.steady++;
+    this.news++;
   }
 }
 
@@ -40,8 +37,8 @@ export async function generate(driver: Testpmd): Promise<void> {
 export async function silence_ms(driver: Testpmd, kill: () => Promise<unknown>, start: () => void): Promise<number> {
   const ports = driver.options.sockets.map(() => new Arrivals());
   const flows = async () => {
-    for (const port of ports) port.steady = 0;
-    while (ports.some((port) => port.steady < steadyLooks)) {
+    for (const port of ports) port.news = 0;
+    while (ports.some((port) => port.news < newsWanted)) {
       for (const [number, port] of ports.entries()) {
         port.look((await driver.counters(number)).rx_packets, performance.now());
       }
