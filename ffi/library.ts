@@ -47,15 +47,19 @@ export class VringError extends Error {
   readonly status: StatusName;
   /** Of a failed system call, else 0. */
   readonly errno: number;
+  /** What the message says behind the operation. */
+  readonly reason: string;
 
   /** @param explanation Why, and what to do; by default what the code says. */
   constructor(operation: string, code: number, explanation?: string) {
     const errno = code <= -1000 ? -1000 - code : 0;
     const status = statusName(code);
-    super(`Cannot ${operation}: ${explanation ?? (errno ? errnoText(errno) : status.replaceAll("_", " "))}`);
+    const reason = explanation ?? (errno ? errnoText(errno) : status.replaceAll("_", " "));
+    super(`Cannot ${operation}: ${reason}`);
     this.name = "VringError";
     this.status = status;
     this.errno = errno;
+    this.reason = reason;
   }
 }
 
@@ -81,8 +85,8 @@ const errnoTexts: Record<number, string> = {
   17: "file exists",
   20: "not a directory",
   22: "invalid argument",
-  23: "too many open files in system",
-  24: "too many open files",
+  23: "too many open files on this host: raise the limit: sysctl fs.file-max",
+  24: "too many open files: raise the limit: ulimit -n, or LimitNOFILE= of a unit",
   28: "no space left on device",
   30: "read-only file system",
   40: "too many levels of symbolic links",

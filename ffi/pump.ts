@@ -42,7 +42,7 @@ type Target =
 
 const fields = structs.PumpEvent.fields;
 
-const errno = { notPermitted: 1, absent: 2, denied: 13, filesInSystem: 23, files: 24, notSocket: 88 } as const;
+const errno = { notPermitted: 1, absent: 2, denied: 13, notSocket: 88 } as const;
 
 /**
  * Sockets and watched descriptors whose events `run` delivers, on the thread that opened the pump. Any number of them
@@ -186,7 +186,7 @@ export class Pump implements AsyncDisposable {
 
   #accept(event: EventRow, target: Target | undefined): void {
     if (event.value < 0) {
-      if (target?.kind === "listener") target.options.refused?.(refusalText(event.value));
+      if (target?.kind === "listener") target.options.refused?.(new VringError("accept", event.value).reason);
     } else if (target?.kind === "listener") {
       target.options.accept(this.#channel(event.value));
     } else {
@@ -206,7 +206,8 @@ export class Pump implements AsyncDisposable {
       case HangupReason.stalled:
         return `peer began a message and did not finish it within ${seconds} s`;
       case HangupReason.too_many_fds:
-        return `peer sent more file descriptors than ${limits.message_fds_max}, or than this process may open`;
+        return `peer sent more file descriptors than ${limits.message_fds_max}, ` +
+          "or than this process may open (ulimit -n)";
       case HangupReason.unread:
         return "peer does not read what it is sent";
       default:
@@ -274,18 +275,6 @@ function pathBytes(operation: string, path: string): Uint8Array<ArrayBuffer> {
     throw new RangeError(`Cannot ${operation}: not a path: give the name of a file`);
   }
   return bytes;
-}
-
-/** Why somebody could not be accepted, and what to do. */
-function refusalText(code: number): string {
-  switch (code) {
-    case -1000 - errno.files:
-      return "too many open files: start this program with a higher limit: ulimit -n, or LimitNOFILE= of its unit";
-    case -1000 - errno.filesInSystem:
-      return "too many open files on this host: raise the limit: sysctl fs.file-max";
-    default:
-      return new VringError("accept", code).message;
-  }
 }
 
 /** What to do about that which keeps people from listening. */

@@ -136,7 +136,7 @@ export class DriverServer implements PortService {
       this.#accept(this.#parts.pump.connect(this.plan.socket));
     } catch (error) {
       if (!(error instanceof VringError)) throw error;
-      const reason = error.message.replace(/^.*: /, "");
+      const { reason } = error;
       if (reason !== this.#waitReason) this.#tell({ event: "waiting", socket: this.plan.socket, reason });
       this.#waitReason = reason;
       this.#connectLater();

@@ -305,7 +305,7 @@ export class PortServer implements PortService {
     } catch (error) {
       if (!(error instanceof VringError)) throw error;
       this.#failures++;
-      const reason = error.message.replace(/^.*: /, "");
+      const { reason } = error;
       this.#log.failed(reason);
       if (reason !== this.#waitReason) this.#tell({ event: "waiting", socket: this.plan.socket, reason });
       this.#waitReason = reason;

@@ -63,7 +63,7 @@ export class PortSocket implements Disposable {
         this.#file = fileAt(path);
       } catch (error) {
         if (!(error instanceof VringError)) throw error;
-        const reason = error.message.slice(`Cannot listen on ${path}: `.length);
+        const { reason } = error;
         if (reason !== this.#reason) tell({ event: "unreachable", socket: path, reason });
         this.#reason = reason;
         return;

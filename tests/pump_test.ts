@@ -271,7 +271,7 @@ Deno.test("more than 8 fds, as many as the kernel passes, end the connection, an
       const ended = python(sendFds, server.path, String(count), hex, "0").catch((error) => error);
       const recorder = await server.accepted.next();
       const told = await recorder.hangups.next();
-      assert.equal(told, "peer sent more file descriptors than 8, or than this process may open");
+      assert.equal(told, "peer sent more file descriptors than 8, or than this process may open (ulimit -n)");
       assert.equal(recorder.messages.items.length, 0);
       await ended;
       assert.equal(openFds(), before);
