@@ -132,6 +132,13 @@ export class Testpmd implements AsyncDisposable {
     };
   }
 
+  /** The first of its counters, while ports come and go: what is told of that may lie in the middle of a prompt. */
+  async received(port: number): Promise<number> {
+    const from = this.program.position;
+    await this.program.write(`show port stats ${port}\n`);
+    return Number((await this.program.until(/RX-packets: (\d+)\s/, command_timeout_ms, from))[1]);
+  }
+
   /** Sends bursts of 32 out of every port, and forwards what comes back, for ever: these packets circulate. */
   async circulate(bursts: number, segments: readonly number[] = [64]): Promise<void> {
     await this.command(`set txpkts ${segments.join(",")}`);

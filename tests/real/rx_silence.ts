@@ -7,6 +7,8 @@ import { within } from "./process.ts";
 /** Something new has come at so many looks: packets flow. */
 const newsWanted = 20;
 const patience_ms = 20_000;
+/** The driver answers on the CPU on which it forwards. */
+const look_ms = 2;
 
 /** What one port has received, and when. */
 class Arrivals {
@@ -40,8 +42,9 @@ export async function silence_ms(driver: Testpmd, kill: () => Promise<unknown>, 
     for (const port of ports) port.news = 0;
     while (ports.some((port) => port.news < newsWanted)) {
       for (const [number, port] of ports.entries()) {
-        port.look((await driver.counters(number)).rx_packets, performance.now());
+        port.look(await driver.received(number), performance.now());
       }
+      await new Promise((resolve) => setTimeout(resolve, look_ms));
     }
   };
   await within("packets flow", patience_ms, flows());
