@@ -139,18 +139,22 @@ function text(happened: PortEvent): string {
     case "untold":
       return `${happened.count} occurrences more: too many to tell each`;
     case "ring_broken":
-      if (happened.reason === "page_not_fetched") {
-        return `${ringName(happened.ring)} is broken: its guest is in post-copy, and the front end fetched no page ` +
-          "for 5 s: it rests until the front end connects again";
-      }
-      if (happened.reason === "no_log") {
-        return `${ringName(happened.ring)} rests: its guest migrates, and there is no log to note in what is written ` +
-          "to it: it goes on when the front end gives one, or the migration is over";
-      }
-      return `${ringName(happened.ring)} is broken: ${happened.reason.replaceAll("_", " ")}: ` +
-        (happened.peer ? "it rests until another one connects" : "it rests until the guest's driver starts it again");
+      return brokenText(happened);
     case "not_shared":
       return `${ringName(happened.ring)}: ${happened.kicks} kicks came, and the ring stays zero in our mapping: ` +
         "guest RAM is not shared: give QEMU -object memory-backend-memfd,share=on";
   }
+}
+
+function brokenText(happened: PortEvent & { readonly event: "ring_broken" }): string {
+  if (happened.reason === "page_not_fetched") {
+    return `${ringName(happened.ring)} is broken: its guest is in post-copy, and the front end fetched no page ` +
+      "for 5 s: it rests until the front end connects again";
+  }
+  if (happened.reason === "no_log") {
+    return `${ringName(happened.ring)} rests: its guest migrates, and there is no log to note in what is written ` +
+      "to it: it goes on when the front end gives one, or the migration is over";
+  }
+  return `${ringName(happened.ring)} is broken: ${happened.reason.replaceAll("_", " ")}: ` +
+    (happened.peer ? "it rests until another one connects" : "it rests until the guest's driver starts it again");
 }

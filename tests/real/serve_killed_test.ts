@@ -120,3 +120,8 @@ realTest("serve is killed under TCP again and again, split, no carrier to lose",
   return survivesKills({ device: "status=off" });
 });
 realTest("serve is killed under TCP again and again, split, 4 queues", ["linux"], () => survivesKills({ queues: 4 }));
+// QEMU does not know where a packed ring is: only the state file does.
+realTest("serve is killed under TCP again and again, packed", ["linux"], () => survivesKills({ packed: true }));
+realTest("serve is killed under TCP again and again, packed, 4 queues", ["linux"], () => {
+  return survivesKills({ packed: true, queues: 4 });
+});
