@@ -7,7 +7,10 @@
 import { Guest, type GuestTraffic } from "../ffi/guest.ts";
 import { type PayloadOf, type RequestName, requests, type Row } from "../vhost/request.ts";
 import { type FeatureName, featureSet, protocolFeatureSet } from "../vhost/spec.ts";
-import { laid, messageFlags, Peer } from "./hostile_peer.ts";
+import { Closed, laid, messageFlags, Peer } from "./hostile_peer.ts";
+import { eventually } from "./real/process.ts";
+
+const patience_ms = 20_000;
 
 export interface Shape {
   readonly packed: boolean;
@@ -72,11 +75,12 @@ export class DyingFrontEnd {
 
   /** Comes as far as to some message, of which a part is sent. */
   async dieWhileItStarts(): Promise<void> {
-    const last = this.#steps[atMost(this.#steps.length - 1)]!;
+    const count = atMost(this.#steps.length - 1);
+    const last = this.#steps[count]!;
     const read = Math.random() < 0.5;
-    await this.#live(() => {
-      using peer = new Peer(this.#path);
-      for (const one of this.#steps.slice(0, this.#steps.indexOf(last))) send(peer, one, read);
+    await this.#live(async () => {
+      using peer = count === 0 ? new Peer(this.#path) : await this.#letIn();
+      for (const one of this.#steps.slice(1, count)) send(peer, one, read);
       const part = atMost(last.bytes.length);
       if (part > 0) peer.sendBytes(last.bytes.slice(0, part), last.fds);
     });
@@ -85,8 +89,8 @@ export class DyingFrontEnd {
   /** Starts all rings, and dies after a moment of traffic, which another message may be part of. */
   async dieUnderTraffic(traffic: GuestTraffic, longest_ms: number): Promise<void> {
     await this.#live(async () => {
-      using peer = new Peer(this.#path);
-      for (const one of this.#steps) send(peer, one, true);
+      using peer = await this.#letIn();
+      for (const one of this.#steps.slice(1)) send(peer, one, true);
       this.#guest.start(traffic);
       await new Promise((resolve) => setTimeout(resolve, atMost(longest_ms)));
       const { bytes, fds } = this.#steps[atMost(this.#steps.length - 1)]!;
@@ -94,7 +98,25 @@ export class DyingFrontEnd {
     });
   }
 
-  async #live(life: () => void | Promise<void>): Promise<void> {
+  /**
+   * Connects, and takes the first step. While the end of the one before has not been heard of, on a busy machine, it is
+   * turned away, and comes again, as QEMU does.
+   */
+  async #letIn(): Promise<Peer> {
+    return await eventually("a front end is let in", patience_ms, () => {
+      const peer = new Peer(this.#path);
+      try {
+        send(peer, this.#steps[0]!, true);
+        return peer;
+      } catch (error) {
+        peer.close();
+        if (error instanceof Closed) return undefined;
+        throw error;
+      }
+    });
+  }
+
+  async #live(life: () => Promise<void>): Promise<void> {
     try {
       await life();
     } finally {

@@ -68,7 +68,9 @@ async function survivesDeaths(shape: Shape): Promise<void> {
   // What is compiled late, and how much garbage there may be, is known after some.
   await die(dying, shape, warmUps, () => settles(pid, fresh));
   const before = footprint(pid);
-  await die(dying, shape, deaths, () => settles(pid, before));
+  await die(dying, shape, deaths, () => settles(pid, before)).catch((reason) => {
+    throw new Error(`serve told: ${serve.program.since().slice(-2000)}`, { cause: reason });
+  });
   const after = await settles(pid, fresh);
   console.error(`serve before: ${footprintText(before)}`);
   console.error(`serve after:  ${footprintText(after)}`);
