@@ -106,6 +106,7 @@ pub fn Rig(comptime Driver: type) type {
             self.journal = try .create(2);
             try self.from.open(0, self, 1);
             try self.to.open(buffers_at / 2, self, 0);
+            self.pair();
             self.random = .init(options.seed);
             self.free_receive = .all;
             self.free_send = .all;
@@ -124,6 +125,12 @@ pub fn Rig(comptime Driver: type) type {
             sys.unmap(self.host);
             sys.close(self.fd);
             std.testing.allocator.destroy(self);
+        }
+
+        /// Makes both a queue pair.
+        pub fn pair(self: *Self) void {
+            self.from.device.other = &self.to.device;
+            self.to.device.other = &self.from.device;
         }
 
         /// Fills both rings as far as chance wants, lets the device work, and checks what came of it.

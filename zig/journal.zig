@@ -7,6 +7,7 @@
 const std = @import("std");
 const abi = @import("abi.zig");
 const fault = @import("fault.zig");
+const spec = @import("spec.zig");
 const sys = @import("sys.zig");
 
 pub const Error = error{ OutOfMemory, WrongFd, FileTooShort, LimitReached, System };
@@ -23,7 +24,7 @@ const usual_size_max = 1024;
 const live_mark: u32 = 0x676e_6972;
 
 /// What decides how a ring is laid out, and what its event area means.
-const layout_features = 1 << 34 | 1 << 29;
+const layout_features = 1 << spec.Feature.ring_packed | 1 << spec.Feature.event_idx;
 
 /// One ring. Whatever is in it may be anything: a file is not to be trusted.
 pub const Record = extern struct {
@@ -80,14 +81,25 @@ pub const Record = extern struct {
         inOrder();
     }
 
-    /// Whether it is of this ring, which nobody has begun anew since. A driver that does sets the ring's memory to zero
-    /// (virtio 4.2.3.2), and by that the event area, which only we write to.
-    pub fn isOf(record: *const Record, config: abi.VringConfig, event: u32) bool {
-        return record.live == live_mark and record.sum == record.checksum() and
-            record.layout == config.features & layout_features and
+    /// Whether it is of a ring at this place; who left it there may have been another driver.
+    pub fn isOf(record: *const Record, config: abi.VringConfig) bool {
+        return record.isWhole() and record.layout == config.features & layout_features and
             record.desc_gpa == config.desc_gpa and record.avail_gpa == config.avail_gpa and
-            record.used_gpa == config.used_gpa and record.size == config.size and
-            event != 0 and (event == @as(u32, @truncate(record.event)) or event == record.event >> 32);
+            record.used_gpa == config.used_gpa and record.size == config.size;
+    }
+
+    pub fn isWhole(record: *const Record) bool {
+        return record.live == live_mark and record.sum == record.checksum();
+    }
+
+    pub fn isPacked(record: *const Record) bool {
+        return spec.has(record.layout, spec.Feature.ring_packed);
+    }
+
+    /// Whether the ring's event area, which has this, is as we left it. A driver that begins anew sets it to zero, as
+    /// all of the ring's memory (virtio 4.2.3.2).
+    pub fn knows(record: *const Record, event: u32) bool {
+        return event != 0 and (event == @as(u32, @truncate(record.event)) or event == record.event >> 32);
     }
 
     /// Packed: where the ring was, as a base; what was on its way to it is still to be settled.

@@ -53,7 +53,10 @@ pub const Port = struct {
         port.journal = try .create(2 * config.queue_pairs);
         errdefer port.journal.close();
         port.vrings = try allocator.alignedAlloc(Vring, .@"64", 2 * config.queue_pairs);
-        for (port.vrings, 0..) |*vring, index| vring.init(&port.memory, port.journal, @intCast(index), attention);
+        for (port.vrings, 0..) |*vring, index| {
+            vring.init(&port.memory, port.journal, @intCast(index), attention);
+            vring.other = &port.vrings[index ^ 1];
+        }
         return port;
     }
 

@@ -57,13 +57,18 @@ pub const Split = struct {
         };
     }
 
+    /// Of the event index, in the used area.
+    pub fn eventOffset(size: u32) u32 {
+        return elements_at + 8 * size;
+    }
+
     /// Points the ring at its memory; cursors stay.
     pub fn place(ring: *Split, desc: [*]u8, avail: [*]u8, used: [*]u8) void {
         ring.desc = @ptrCast(@alignCast(desc));
         ring.avail = @ptrCast(@alignCast(avail));
         ring.used = @ptrCast(@alignCast(used));
         ring.elements = @ptrCast(@alignCast(used + elements_at));
-        ring.avail_event = @ptrCast(@alignCast(used + elements_at + 8 * ring.size));
+        ring.avail_event = @ptrCast(@alignCast(used + eventOffset(ring.size)));
     }
 
     /// Sets the cursors of a placed ring. The used index is the driver's copy: what was used stays
@@ -187,7 +192,7 @@ pub const Split = struct {
 
     /// Marks what `arm` and `disarm` write.
     pub fn markEvent(ring: *const Split, marking: *Marking, gpa: u64) void {
-        marking.add(gpa +% elements_at + 8 * @as(u64, ring.size), 2);
+        marking.add(gpa +% eventOffset(ring.size), 2);
         if (!ring.event_idx) marking.add(gpa, 2);
     }
 

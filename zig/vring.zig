@@ -43,7 +43,11 @@ pub const Vring = struct {
     journal: *Journal,
     number: u32,
     record: *Record,
-    /// Started where somebody else left it, and not settled yet what that one had in hand.
+    /// The other ring of the queue pair.
+    other: ?*Vring,
+    /// It was started where somebody had left it,
+    taken_up: bool,
+    /// and what that one had in hand is not settled yet.
     unsettled: bool,
     format: Format,
     ring: Ring,
@@ -80,6 +84,8 @@ pub const Vring = struct {
             .journal = journal,
             .number = number,
             .record = journal.record(number),
+            .other = null,
+            .taken_up = false,
             .unsettled = false,
             .format = .split,
             .ring = undefined,
@@ -131,7 +137,9 @@ pub const Vring = struct {
                 vring.ring.split.record = vring.record;
                 vring.ring.split.place(areas.desc, areas.avail, areas.used);
                 const known = vring.isKnown(config, vring.ring.split.eventWord());
-                vring.ring.split.start(if (known) vring.ring.split.usedIndex() else config.base);
+                // 0 is also what a front end says that keeps no positions, as DPDK's virtio-user; its ring does.
+                const told = !known and config.base != 0;
+                vring.ring.split.start(if (told) config.base else vring.ring.split.usedIndex());
             },
             .packed_ring => {
                 if (config.base & 0x7fff >= config.size) return error.InvalidArgument;
@@ -155,11 +163,26 @@ pub const Vring = struct {
         vring.disarm();
     }
 
-    /// Whether the ring is one that was left in the middle; else its record begins anew.
+    /// Whether the ring is one that was left in the middle; else its record begins anew. A front end that moves packets
+    /// itself while nobody is there writes to the event area, too; but QEMU does so only for what the guest sends, and
+    /// a driver begins with all of its rings anew.
     fn isKnown(vring: *Vring, config: abi.VringConfig, event: u32) bool {
-        vring.unsettled = vring.record.isOf(config, event);
-        if (!vring.unsettled) vring.record.begin(config, event);
-        return vring.unsettled;
+        const same = vring.record.isOf(config);
+        vring.taken_up = same and (vring.record.knows(event) or if (vring.other) |other| other.isAsLeft() else false);
+        vring.unsettled = vring.taken_up;
+        if (!vring.taken_up) vring.record.begin(config, event);
+        return vring.taken_up;
+    }
+
+    /// Whether it was as somebody left it when it started, or is before it does.
+    fn isAsLeft(vring: *Vring) bool {
+        if (vring.started) return vring.taken_up;
+        const record = vring.record;
+        if (!record.isWhole()) return false;
+        var event: u32 = 0;
+        const at = if (record.isPacked()) 0 else Split.eventOffset(record.size);
+        const bytes = std.mem.asBytes(&event)[0..if (record.isPacked()) 4 else 2];
+        return vring.memory.read(record.used_gpa +% at, bytes, &vring.hint) and record.knows(event);
     }
 
     /// Starts a ring whose driver we are, and owns its queue. One that sends is to be enabled when the device is ready.
