@@ -4,12 +4,15 @@
  * @module
  */
 import {
+  adoptPortService,
   drainEventfd,
   Engine,
   featureSet,
   hasProtocolFeature,
   openPortService,
   type PortEvent,
+  type PortPlan,
+  type PortServerParts,
   type PortService,
   postCopyObstacle,
   Pump,
@@ -18,9 +21,11 @@ import {
   type VringStats,
 } from "../mod.ts";
 import { CommandError, HostError, UsageError } from "./error.ts";
+import { Predecessor, type Takeover } from "./predecessor.ts";
 import type { LanePlan, ServePlan } from "./serve_options.ts";
 import type { Snapshot } from "./serve_report.ts";
 import { makeSocketDirectory } from "./socket_directory.ts";
+import type { Fabric } from "./successor.ts";
 
 const tick_ms = 1000;
 
@@ -67,6 +72,18 @@ function checkPostCopy(ports: ServePlan["ports"]): void {
   throw new HostError(`this host does not allow post-copy: ${obstacle}, or leave postcopy=on of ${port!.name} out`);
 }
 
+/** Throws a `CommandError` with the reason why it cannot go on here. */
+async function adopt(predecessor: Predecessor, parts: PortServerParts): Promise<PortService> {
+  const { name } = parts.plan;
+  const given = await predecessor.port(name);
+  using fds = given.fds;
+  try {
+    return adoptPortService(parts, given.state, fds);
+  } catch (error) {
+    throw new CommandError(`${name} cannot go on here: ${error instanceof Error ? error.message : error}`);
+  }
+}
+
 /** Serves from `open` until it is disposed of. */
 export class SwitchServer implements AsyncDisposable {
   readonly #engine: Engine;
@@ -74,6 +91,8 @@ export class SwitchServer implements AsyncDisposable {
   readonly #workers: number[];
   readonly #servers: PortService[] = [];
   readonly #timer: ReturnType<typeof setInterval>;
+  /** How it came to what another process served. */
+  takeover: Takeover | undefined;
 
   private constructor(engine: Engine, pump: Pump, workers: number[]) {
     this.#engine = engine;
@@ -96,7 +115,8 @@ export class SwitchServer implements AsyncDisposable {
       const workers = plan.workers.map((cpu) => addWorker(engine, cpu, plan.idle));
       const server = new SwitchServer(engine, stack.use(Pump.open()), workers);
       stack.defer(() => server.#closePorts());
-      for (const port of plan.ports) server.#openPort(port, plan.socketMode, happened);
+      if (plan.takeover === true) await server.#takeOver(plan, happened);
+      else for (const port of plan.ports) server.#openPort(port, plan.socketMode, happened);
       if (plan.lanes !== undefined) server.setLanes(plan.lanes);
       stack.move();
       return server;
@@ -108,6 +128,11 @@ export class SwitchServer implements AsyncDisposable {
   /** Carries messages until this is disposed of; rejects where our own code failed. */
   run(): Promise<void> {
     return this.#pump.run();
+  }
+
+  /** What another process would take over. */
+  get fabric(): Fabric {
+    return { engine: this.#engine, pump: this.#pump, services: this.#servers };
   }
 
   /** Everything that is counted. */
@@ -140,10 +165,42 @@ export class SwitchServer implements AsyncDisposable {
   }
 
   #openPort(plan: ServePlan["ports"][number], socketMode: number, happened: (event: PortEvent) => void): void {
+    this.#servers.push(openPortService(this.#portParts(plan, socketMode, happened)));
+  }
+
+  #portParts(plan: PortPlan, socketMode: number, happened: (event: PortEvent) => void): PortServerParts {
     const { queuePairs, mtu } = plan.offer;
     const ignored = plan.guestTso === false ? guestSegmentation : undefined;
     const port = this.#engine.openPort({ queuePairs, mtu, ignored });
-    this.#servers.push(openPortService({ plan, port, pump: this.#pump, socketMode, happened }));
+    return { plan, port, pump: this.#pump, socketMode, happened };
+  }
+
+  /** What another process serves is adopted, and what it has not is opened. */
+  async #takeOver(plan: ServePlan, happened: (event: PortEvent) => void): Promise<void> {
+    // Whoever runs the server hears of its failure.
+    this.#pump.run().catch(() => {});
+    using predecessor = await Predecessor.meet(plan.control!, this.#pump);
+    try {
+      predecessor.check(plan.ports);
+      const adopted = new Map<string, PortService>();
+      const [old, fresh] = [true, false].map((had) => plan.ports.filter(({ name }) => predecessor.has(name) === had));
+      for (const port of fresh!) this.#openPort(port, plan.socketMode, happened);
+      this.#engine.pause();
+      for (const port of old!) {
+        const service = await adopt(predecessor, this.#portParts(port, plan.socketMode, happened));
+        this.#servers.push(service);
+        adopted.set(port.name, service);
+      }
+      const places = new Map(plan.ports.map(({ name }, place) => [name, place]));
+      this.#servers.sort((one, other) => places.get(one.plan.name)! - places.get(other.plan.name)!);
+      await predecessor.learn(adopted);
+      this.takeover = await predecessor.goOn(this.#engine, adopted);
+      await predecessor.left(adopted);
+    } catch (error) {
+      const reason = error instanceof Error ? error.message : String(error);
+      if (this.takeover === undefined) await predecessor.refuse(reason);
+      throw error;
+    }
   }
 
   #closePorts(): void {

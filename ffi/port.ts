@@ -70,6 +70,13 @@ export const benchmarkAddresses: Addresses = {
   destinationPort: 9,
 };
 
+/** A dirty log: `size` bytes of a file from `offset` on. */
+export interface LogPart {
+  readonly fd: number;
+  readonly size: bigint;
+  readonly offset: bigint;
+}
+
 /** With these the library says that a file is not what the front end says of it. */
 const foreignFaults: ReadonlySet<number> = new Set([Status.invalid_argument, Status.wrong_fd, Status.file_too_short]);
 
@@ -333,6 +340,38 @@ export class Port implements Dataplane, Disposable {
     return { base, started: started !== 0, enabled: enabled !== 0, broken: brokenName(broken) };
   }
 
+  // For a process that is to go on in our place: descriptors, all of them still the port's.
+
+  /** Of the file behind a region; undefined where there was none left to be kept. */
+  regionFd(region: Region): number | undefined {
+    return found(library().port_region_fd(...this.#place(), writeStruct("Region", rowOf(region))));
+  }
+
+  /** Of the dirty log, and which part of the file that is. Throws where there is a log, but no descriptor was left. */
+  log(): LogPart | undefined {
+    const row = emptyStruct("Region");
+    const code = library().port_log_fd(...this.#place(), row);
+    if (code === Status.no_such_handle) return undefined;
+    const { size_bytes: size, mmap_offset: offset } = readStruct("Region", row);
+    return { fd: check(`find log of port ${this.number}`, code), size, offset };
+  }
+
+  /** The eventfd that tells of marks. */
+  logBell(): number | undefined {
+    return found(library().port_log_bell(...this.#place()));
+  }
+
+  vringFd(index: number, kind: VringFd): number | undefined {
+    return found(library().vring_fd(...this.#place(), index, VringFdNumber[kind]));
+  }
+
+  /** How often `announce` is still to be carried out, and for whom. */
+  announcements(): { readonly mac: bigint; readonly count: number } {
+    const mac = new BigUint64Array(1);
+    const code = library().port_announcements(...this.#place(), mac);
+    return { count: check(`ask port ${this.number} for announcements`, code), mac: mac[0]! };
+  }
+
   /** Whether packets may pass through a ring. */
   isUp(index: number): boolean {
     const { started, enabled, broken } = this.vringState(index);
@@ -352,6 +391,10 @@ export class Port implements Dataplane, Disposable {
     const error = code < 0 ? new VringError(`close port ${this.number}`, code) : undefined;
     if (error !== undefined && error.status !== "no_such_handle") throw error;
   }
+}
+
+function found(code: number): number | undefined {
+  return code >= 0 ? code : undefined;
 }
 
 function rowOf(region: Region): Struct<"Region"> {

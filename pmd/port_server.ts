@@ -4,17 +4,22 @@
  * @module
  */
 import type { Port, VringState } from "../ffi/port.ts";
-import type { Pump } from "../ffi/pump.ts";
+import type { SocketChannel } from "../ffi/channel.ts";
+import { signalEventfd } from "../ffi/fd.ts";
+import type { ListenOptions, Pump, SocketListener } from "../ffi/pump.ts";
 import { VringError } from "../ffi/library.ts";
-import { Backend } from "../vhost/backend.ts";
-import type { Channel } from "../vhost/channel.ts";
+import { Backend, type BackendOptions } from "../vhost/backend.ts";
+import { isRunning } from "../vhost/session.ts";
+import { bits, hex, type Json, readSession, rowOf, writeSession } from "../vhost/session_snapshot.ts";
 import { featureNames, hasFeature } from "../vhost/spec.ts";
 import { Budget } from "./budget.ts";
+import { beginRings, packDataplane, positionsOf, unpackDataplane } from "./guest_parcel.ts";
+import type { Inheritance, MovingPort, NamedFd, Parcel, ParcelFds, Positions } from "./parcel.ts";
 import type { Occurrence, PortEvent } from "./port_event.ts";
 import type { PortPlan } from "./port_plan.ts";
-import type { PortSample, PortState } from "./port_sample.ts";
+import { type PortSample, type PortState, statsSum } from "./port_sample.ts";
 import { Repeats } from "./repeats.ts";
-import { PortStateTransfer } from "./state_transfer.ts";
+import { type Carried, PortStateTransfer } from "./state_transfer.ts";
 import { RingWatch } from "./ring_watch.ts";
 
 /** A session that ends earlier, and without a running ring, has come to nothing. */
@@ -42,7 +47,7 @@ export interface PortServerParts {
 
 interface Session {
   readonly backend: Backend | undefined;
-  readonly channel: Channel;
+  readonly channel: SocketChannel;
   readonly state: PortStateTransfer | undefined;
   readonly since_ms: number;
   /** Whether its beginning was told. */
@@ -70,10 +75,12 @@ export interface PortService extends Disposable {
   lookForBroken(): void;
   /** The port as it is now. */
   sample(): PortSample;
+  /** How it changes its process, if it can. */
+  readonly moving: MovingPort | undefined;
 }
 
 /** Serves a port from `open` until it is disposed of, before its pump and its engine. */
-export class PortServer implements PortService {
+export class PortServer implements PortService, MovingPort {
   readonly #parts: PortServerParts;
   readonly #vain: Repeats;
   readonly #turnedAway: Repeats;
@@ -81,10 +88,10 @@ export class PortServer implements PortService {
   readonly #budget = new Budget(tellBurst, tellPerSecond);
   /** Occurrences that were not told. */
   #untold = 0;
-  #listener: Disposable | undefined;
+  #listener: SocketListener | undefined;
   #session: Session | undefined;
   /** The newcomer while another session is there. */
-  #candidate: { readonly channel: Channel; readonly timer: Timer } | undefined;
+  #candidate: { readonly channel: SocketChannel; readonly timer: Timer } | undefined;
   /** A pause before the next attempt, ours or the front end's. */
   #pause: Timer | undefined;
   /** Attempts in a row that came to nothing. */
@@ -92,6 +99,9 @@ export class PortServer implements PortService {
   #lastEnd_ms = -Infinity;
   #waitReason = "";
   #closed = false;
+  /** Another process has the port as well. */
+  #frozen = false;
+  #inherited: Inheritance | undefined;
 
   private constructor(parts: PortServerParts) {
     this.#parts = parts;
@@ -105,16 +115,40 @@ export class PortServer implements PortService {
     const server = new PortServer(parts);
     const { plan, pump, socketMode } = parts;
     if (plan.mode === "server") {
-      server.#listener = pump.listen(plan.socket, {
-        mode: socketMode,
-        accept: (channel) => server.#accept(channel),
-        refused: (reason) => server.#tell({ event: "refused", reason }),
-      });
+      server.#listener = pump.listen(plan.socket, { mode: socketMode, ...server.#listening() });
     } else {
       // What it tells, nobody hears before the server is there.
       server.#pause = setTimeout(() => server.#connect());
     }
     return server;
+  }
+
+  /** Goes on, frozen, with what another process had. Throws with the reason why it cannot. */
+  static adopt(parts: PortServerParts, state: Json, fds: ParcelFds): PortServer {
+    const server = new PortServer(parts);
+    const { plan, pump } = parts;
+    server.#frozen = true;
+    const row = rowOf(state, "port");
+    if (plan.mode === "server") {
+      const file = rowOf(row["file"], "socket's file");
+      const identity = { device: bits(file, "device"), inode: bits(file, "inode") };
+      const fd = fds.get("listener");
+      server.#listener = pump.adoptListenerAt(fd.number, plan.socket, identity, server.#listening());
+      fd.take();
+    }
+    if (row["session"] !== null) server.#adoptSession(rowOf(row["session"], "session"), fds);
+    return server;
+  }
+
+  #listening(): ListenOptions {
+    return {
+      accept: (channel) => this.#accept(channel),
+      refused: (reason) => this.#tell({ event: "refused", reason }),
+    };
+  }
+
+  get moving(): MovingPort {
+    return this;
   }
 
   get port(): Port {
@@ -139,7 +173,7 @@ export class PortServer implements PortService {
 
   // Coming and going.
 
-  #accept(channel: Channel): void {
+  #accept(channel: SocketChannel): void {
     if (this.#session === undefined) return this.#admit(channel);
     if (this.#candidate !== undefined) return this.#turnAway(channel);
     const timer = setTimeout(() => {
@@ -149,7 +183,7 @@ export class PortServer implements PortService {
     this.#candidate = { channel, timer };
   }
 
-  #turnAway(channel: Channel): void {
+  #turnAway(channel: SocketChannel): void {
     channel.close();
     if (!this.#turnedAway.again(performance.now())) return;
     this.#tell({ event: "refused", reason: "another one is connected: disconnect that first, or use another port" });
@@ -162,22 +196,30 @@ export class PortServer implements PortService {
   }
 
   /** Lets a front end in, late if it hurries in vain. */
-  #admit(channel: Channel): void {
+  #admit(channel: SocketChannel): void {
     const hurries = performance.now() - this.#lastEnd_ms < hurry_ms;
     if (this.plan.mode === "client" || this.#failures < vainMax || !hurries) return this.#begin(channel);
     this.#session = newSession(undefined, channel);
     this.#pause = setTimeout(() => this.#begin(channel), pauseAfter(this.#failures - vainMax + 1));
   }
 
-  #begin(channel: Channel): void {
-    const { port, plan } = this.#parts;
+  #begin(channel: SocketChannel): void {
+    if (this.#frozen) channel.hold(true);
     this.#rings.begin();
-    const { pump } = this.#parts;
+    this.#session = this.#newSession(channel, undefined, undefined);
+    this.#waitReason = "";
+    if (this.#vain.isNews(performance.now())) this.#tellConnected();
+  }
+
+  #newSession(channel: SocketChannel, begun: BackendOptions["begun"], carried: Carried | undefined): Session {
+    const { port, plan, pump } = this.#parts;
     const mtu = () => backend.state.mtu;
-    const state: PortStateTransfer = new PortStateTransfer({ port, pump, mtu, tell: (what) => this.#tell(what) });
+    const tell = (what: Occurrence) => this.#tell(what);
+    const state: PortStateTransfer = new PortStateTransfer({ port, pump, mtu, tell, carried });
     const backend: Backend = new Backend({
       state,
       channel,
+      begun,
       dataplane: port,
       offer: plan.offer,
       listener: {
@@ -188,9 +230,7 @@ export class PortServer implements PortService {
         closed: (reason) => this.#ended(reason),
       },
     });
-    this.#session = newSession(backend, channel, state);
-    this.#waitReason = "";
-    if (this.#vain.isNews(performance.now())) this.#tellConnected();
+    return newSession(backend, channel, state);
   }
 
   #tellConnected(): void {
@@ -230,7 +270,7 @@ export class PortServer implements PortService {
 
   /** Lets the waiting newcomer in, or connects again. */
   #next(): void {
-    if (this.#closed) return;
+    if (this.#closed || this.#frozen) return;
     if (this.plan.mode === "client") {
       this.#pause = setTimeout(() => this.#connect(), pauseAfter(this.#failures));
     } else if (this.#candidate !== undefined) {
@@ -242,6 +282,7 @@ export class PortServer implements PortService {
   }
 
   #connect(): void {
+    if (this.#frozen) return;
     try {
       this.#admit(this.#parts.pump.connect(this.plan.socket));
     } catch (error) {
@@ -253,6 +294,78 @@ export class PortServer implements PortService {
       if (this.#closed) return;
       this.#pause = setTimeout(() => this.#connect(), pauseAfter(this.#failures));
     }
+  }
+
+  // Changing its process.
+
+  freeze(): void {
+    this.#frozen = true;
+    clearTimeout(this.#pause);
+    const session = this.#session;
+    for (const one of [this.#listener, this.#candidate?.channel, session?.channel]) one?.hold(true);
+    // One that was to wait for its turn need not: it is told nothing yet.
+    if (session !== undefined && session.backend === undefined) this.#begin(session.channel);
+  }
+
+  thaw(): void {
+    this.#frozen = false;
+    for (const one of [this.#listener, this.#candidate?.channel, this.#session?.channel]) one?.hold(false);
+    if (this.#session === undefined) return this.#next();
+    // What was done last in the other process may not have been told.
+    for (const { index, running } of this.#session.backend?.state.vrings ?? []) {
+      const call = running === undefined ? undefined : this.port.vringFd(index, "call");
+      if (call !== undefined) signalEventfd(call);
+    }
+  }
+
+  parcel(): Parcel {
+    const fds: NamedFd[] = [];
+    const listener = this.#listener?.socket();
+    if (listener !== undefined) fds.push(["listener", listener.fd]);
+    const file = listener && { device: hex(listener.file.device), inode: hex(listener.file.inode) };
+    const session = this.#session === undefined ? null : this.#packSession(this.#session, fds);
+    return { state: { file: file ?? null, session }, fds };
+  }
+
+  #packSession({ channel, backend, state }: Session, fds: NamedFd[]): Json {
+    const { port } = this.#parts;
+    fds.push(["connection", channel.socket()]);
+    if (backend!.requestSocket !== undefined) fds.push(["request", backend!.requestSocket]);
+    const dataplane = packDataplane(port, backend!.state);
+    fds.push(...dataplane.fds);
+    return { backend: writeSession(backend!.state), log: dataplane.log, carried: state!.carried() };
+  }
+
+  #adoptSession(row: { readonly [name: string]: Json }, fds: ParcelFds): void {
+    const { plan, port, pump } = this.#parts;
+    const state = readSession(row["backend"]!, plan.offer);
+    unpackDataplane(port, state, row["log"]!, fds);
+    this.#rings.begin();
+    const fd = fds.get("connection");
+    const channel = pump.adopt(fd.number);
+    fd.take();
+    channel.hold(true);
+    const carried = row["carried"] as unknown as Carried;
+    const session = this.#newSession(channel, { state, requestSocket: fds.look("request") }, carried);
+    session.told = true;
+    session.everStarted = isRunning(state);
+    session.started_ms = session.everStarted ? session.since_ms : undefined;
+    this.#session = session;
+  }
+
+  positions(): Positions {
+    const { port } = this.#parts;
+    const backend = this.#session?.backend;
+    return backend === undefined ? { bases: [], announcements: [0, 0] } : positionsOf(port, backend.state);
+  }
+
+  begin(positions: Positions): void {
+    const backend = this.#session?.backend;
+    if (backend !== undefined) beginRings(this.#parts.port, backend.state, positions);
+  }
+
+  inherit(counters: Inheritance): void {
+    this.#inherited = counters;
   }
 
   // Looking after it.
@@ -290,7 +403,10 @@ export class PortServer implements PortService {
       state: this.#stateOf(states),
       queuePairsUp: up.length,
       queuePairs,
-      counters: { toGuest: port.stats("toGuest"), fromGuest: port.stats("fromGuest") },
+      counters: {
+        toGuest: statsSum(port.stats("toGuest"), this.#inherited?.toGuest),
+        fromGuest: statsSum(port.stats("fromGuest"), this.#inherited?.fromGuest),
+      },
     };
   }
 
@@ -316,7 +432,7 @@ export class PortServer implements PortService {
   }
 }
 
-function newSession(backend: Backend | undefined, channel: Channel, state?: PortStateTransfer): Session {
+function newSession(backend: Backend | undefined, channel: SocketChannel, state?: PortStateTransfer): Session {
   const since_ms = performance.now();
   return { backend, channel, state, since_ms, told: false, started_ms: undefined, everStarted: false };
 }

@@ -64,6 +64,8 @@ pub const Engine = struct {
     /// The control thread's own, once it moves frames itself.
     burst: ?*Burst,
     faults_seen: u32,
+    /// Workers are held from `pause` on, for calls to come: another process has the rings, or is to have them.
+    at_rest: bool,
 
     pub fn create(config: abi.EngineConfig) Error!*Engine {
         if (config.ports_max == 0 or config.ports_max > abi.ports_max) return error.InvalidArgument;
@@ -73,6 +75,7 @@ pub const Engine = struct {
         engine.ports_max = config.ports_max;
         engine.worker_count = 0;
         engine.burst = null;
+        engine.at_rest = false;
         engine.faults_seen = fault.total.load(.monotonic);
         engine.attention = try sys.eventfd();
         return engine;
@@ -81,6 +84,7 @@ pub const Engine = struct {
     /// Ends all workers, then closes all ports.
     pub fn destroy(engine: *Engine) void {
         for (engine.fabric.ports) |port| if (port) |each| each.memory.post_copy.abandon();
+        if (engine.at_rest) engine.leave();
         for (engine.workers[0..engine.worker_count]) |worker| worker.destroy();
         engine.worker_count = 0;
         for (&engine.fabric.ports) |*slot| {
@@ -92,6 +96,26 @@ pub const Engine = struct {
         if (engine.burst) |burst| burst.destroy();
         sys.close(engine.attention);
         std.heap.page_allocator.destroy(engine);
+    }
+
+    /// Stops all rings for another process to go on where they stand: between two bursts, so that nothing is in hand.
+    /// Unlike `stopVring` this ends nothing: each stays as it is, for `proceed`. Meanwhile the rings are not touched.
+    pub fn pause(engine: *Engine) error{Stuck}!void {
+        try engine.hold();
+        engine.at_rest = true;
+    }
+
+    /// Lets all rings go on, those too that were started at rest.
+    pub fn proceed(engine: *Engine) void {
+        if (!engine.at_rest) return;
+        engine.at_rest = false;
+        engine.release();
+    }
+
+    /// Takes the rings from the workers at rest, so that these can end without a look at them.
+    fn leave(engine: *Engine) void {
+        for (engine.fabric.ports) |port| if (port) |each| engine.stopAll(each);
+        engine.proceed();
     }
 
     pub fn addWorker(engine: *Engine, config: abi.WorkerConfig) Error!u32 {
@@ -499,6 +523,7 @@ pub const Engine = struct {
     }
 
     fn hold(engine: *Engine) error{Stuck}!void {
+        if (engine.at_rest) return;
         const workers = engine.workers[0..engine.worker_count];
         for (workers) |worker| worker.ask();
         const deadline = sys.nanoseconds() + engine.patience();
@@ -516,6 +541,7 @@ pub const Engine = struct {
     }
 
     fn release(engine: *Engine) void {
+        if (engine.at_rest) return;
         for (engine.workers[0..engine.worker_count]) |worker| worker.release();
     }
 };

@@ -534,6 +534,16 @@ fn socketOption(fd: i32, name: u32) Error!i32 {
     return value;
 }
 
+pub const SocketPeer = struct { pid: i32, uid: u32 };
+
+/// Who connected, or who listened there when we did (unix(7), SO_PEERCRED).
+pub fn socketPeer(fd: i32) Error!SocketPeer {
+    var credentials: extern struct { pid: i32, uid: u32, gid: u32 } = undefined;
+    var len: linux.socklen_t = @sizeOf(@TypeOf(credentials));
+    _ = try check(linux.getsockopt(fd, linux.SOL.SOCKET, linux.SO.PEERCRED, @ptrCast(&credentials), &len));
+    return .{ .pid = credentials.pid, .uid = credentials.uid };
+}
+
 /// The bytes that there are, at most `bytes.len`; 0 is the end. The kernel drops fds that come with them.
 pub fn receive(fd: i32, bytes: []u8) Error!usize {
     return check(linux.recvfrom(fd, bytes.ptr, bytes.len, linux.MSG.DONTWAIT, null, null));
