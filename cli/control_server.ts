@@ -139,16 +139,15 @@ export class ControlServer implements AsyncDisposable {
   }
 
   /** Listens no more: another process may. May be called again. */
-  release(): void {
-    if (this.#closed) return;
+  async release(): Promise<void> {
+    if (!this.#closed) this.#listener.close();
     this.#closed = true;
-    // Removes the socket as well.
-    this.#listener.close();
+    // Only with the end of the last `accept` is the socket removed, too.
+    await this.#accepting;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    this.release();
-    await this.#accepting;
+    await this.release();
     const served = [...this.#clients.values()];
     await Promise.all([...this.#clients.keys()].map((client) => client.finish()));
     await Promise.all(served);

@@ -64,7 +64,7 @@ export async function runService(service: Service): Promise<void> {
     const last = server.snapshot();
     if (successor?.pid === undefined) return service.summary(report, last, started_ms);
     tellHandover(report, successor.pid, last);
-    control?.release();
+    await control?.release();
     await successor.farewell(last);
   } finally {
     await control?.[Symbol.asyncDispose]();
