@@ -113,9 +113,9 @@ export class Predecessor implements Disposable {
     }
   }
 
-  /** A port, which rests with its front end from now on. */
-  async port(name: string): Promise<Given> {
-    await this.#talk.send("give", { port: name });
+  /** A port, with its front end, which is not listened to any more; `expel` is why that cannot go on here. */
+  async port(name: string, expel?: string): Promise<Given> {
+    await this.#talk.send("give", { port: name, ...expel === undefined ? {} : { expel } });
     const { body, fds } = await this.#talk.expect("port", patience_ms);
     const row = rowOf(body, `port ${name}`);
     return { state: row["state"] ?? null, fds: new ParcelFds(listOf(row, "fds").map(String), fds) };

@@ -8,13 +8,16 @@ import {
   type Json,
   type LearnedMac,
   type MovingPort,
-  type NamedFd,
+  type Parcel,
   type PortService,
   type Pump,
+  rowOf,
   steadyClock,
+  VringError,
 } from "../mod.ts";
 import { dirname } from "node:path";
 import { CommandError } from "./error.ts";
+import { pause } from "./pause.ts";
 import type { Snapshot } from "./serve_report.ts";
 import { takeoverVersion, Talk } from "./takeover_talk.ts";
 import { whither } from "./whither.ts";
@@ -26,6 +29,9 @@ export interface Fabric {
   readonly services: readonly PortService[];
 }
 
+/** How often it is looked whether a message that has begun has come whole. */
+const messageAttempts = 25;
+const messagePause_ms = 20;
 /** While it says nothing for so long, front ends are not listened to. */
 const patience_ms = 5000;
 /** Rings are at rest for so long at most. */
@@ -149,7 +155,7 @@ async function handOver(talk: Talk, fabric: Fabric): Promise<boolean> {
     await fabric.pump.settled();
     const macs = fabric.engine.macs();
     while (said.kind === "give") {
-      await give(talk, said.body, movers, macs);
+      await give(talk, said.body, { fabric, movers, macs });
       said = await talk.expect(["give", "ready"], patience_ms);
     }
     committed = await decide(talk, fabric, movers, macs);
@@ -162,20 +168,42 @@ async function handOver(talk: Talk, fabric: Fabric): Promise<boolean> {
   return committed;
 }
 
-async function give(talk: Talk, body: Json, movers: readonly Mover[], macs: readonly LearnedMac[]): Promise<void> {
-  const name = typeof body === "object" && body !== null && "port" in body ? body["port"] : undefined;
+/** Whatever it is asked for: addresses, or a port, without its front end if the other one cannot have that. */
+async function give(
+  talk: Talk,
+  body: Json,
+  { fabric: { pump }, movers, macs }: { fabric: Fabric; movers: readonly Mover[]; macs: readonly LearnedMac[] },
+): Promise<void> {
+  const { port: name, expel } = rowOf(body, "what to give");
   if (name === undefined) return await talk.send("macs", macRows(macs, movers));
   const mover = movers.find(({ service }) => service.plan.name === name);
   if (mover === undefined) throw new CommandError(`there is no port ${JSON.stringify(name)}`);
-  const { state, fds } = parcelOf(mover);
+  if (typeof expel === "string") mover.moving.expel(expel);
+  const { state, fds } = await parcelOf(mover, pump);
   await talk.send("port", { state, fds: fds.map(([what]) => what) }, fds.map(([, fd]) => fd));
 }
 
-function parcelOf({ service, moving }: Mover): { state: Json; fds: readonly NamedFd[] } {
-  try {
-    return moving.parcel();
-  } catch (error) {
-    throw new CommandError(`${service.plan.name} cannot go now: ${error instanceof Error ? error.message : error}`);
+/** Waits for a message that has begun. A front end that does not finish it cannot keep others from an upgrade. */
+async function parcelOf({ service, moving }: Mover, pump: Pump): Promise<Parcel> {
+  for (let attempt = 0;; attempt++) {
+    try {
+      return moving.parcel();
+    } catch (error) {
+      const isBusy = error instanceof VringError && error.status === "busy";
+      if (!isBusy || attempt > messageAttempts) {
+        throw new CommandError(`${service.plan.name} cannot go now: ${error instanceof Error ? error.message : error}`);
+      }
+      if (attempt === messageAttempts) {
+        moving.expel(
+          "it began a message and did not finish it, nor read ours, when its port was to change the process",
+        );
+        continue;
+      }
+    }
+    moving.thaw();
+    await pause(messagePause_ms);
+    moving.freeze();
+    await pump.settled();
   }
 }
 

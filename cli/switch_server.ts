@@ -21,7 +21,7 @@ import {
   type VringStats,
 } from "../mod.ts";
 import { CommandError, HostError, UsageError } from "./error.ts";
-import { Predecessor, type Takeover } from "./predecessor.ts";
+import { type Given, Predecessor, type Takeover } from "./predecessor.ts";
 import type { LanePlan, ServePlan } from "./serve_options.ts";
 import type { Snapshot } from "./serve_report.ts";
 import { makeSocketDirectory } from "./socket_directory.ts";
@@ -75,13 +75,24 @@ function checkPostCopy(ports: ServePlan["ports"]): void {
 /** Throws a `CommandError` with the reason why it cannot go on here. */
 async function adopt(predecessor: Predecessor, parts: PortServerParts): Promise<PortService> {
   const { name } = parts.plan;
-  const given = await predecessor.port(name);
-  using fds = given.fds;
   try {
-    return adoptPortService(parts, given.state, fds);
+    return adoptGiven(parts, await predecessor.port(name));
   } catch (error) {
-    throw new CommandError(`${name} cannot go on here: ${error instanceof Error ? error.message : error}`);
+    const reason = error instanceof Error ? error.message : String(error);
+    if (!isForeign(error)) throw new CommandError(`${name} cannot go on here: ${reason}`);
+    return adoptGiven(parts, await predecessor.port(name, reason));
   }
+}
+
+function adoptGiven(parts: PortServerParts, { state, fds }: Given): PortService {
+  using _rest = fds;
+  return adoptPortService(parts, state, fds);
+}
+
+/** Memory that its front end has truncated, say: it alone has to begin anew. */
+function isForeign(error: unknown): boolean {
+  const statuses = ["invalid_argument", "file_too_short", "wrong_fd", "unmapped", "misaligned"];
+  return error instanceof VringError && statuses.includes(error.status);
 }
 
 /** Serves from `open` until it is disposed of. */

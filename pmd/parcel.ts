@@ -64,8 +64,10 @@ export type Inheritance = Readonly<Record<"toGuest" | "fromGuest", Readonly<Reco
 export interface MovingPort {
   /** Nobody is listened to any more, and nobody let in. */
   freeze(): void;
-  /** Throws with the reason why it cannot go. */
+  /** Throws with the reason why it cannot go; `busy` where a message of its front end is on its way. */
   parcel(): Parcel;
+  /** Ends the session of a front end with which the port cannot go: it may connect again. */
+  expel(reason: string): void;
   positions(): Positions;
   /** Starts the rings that ran. */
   begin(positions: Positions): void;

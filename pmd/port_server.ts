@@ -129,15 +129,21 @@ export class PortServer implements PortService, MovingPort {
     const { plan, pump } = parts;
     server.#frozen = true;
     const row = rowOf(state, "port");
-    if (plan.mode === "server") {
-      const file = rowOf(row["file"], "socket's file");
-      const identity = { device: bits(file, "device"), inode: bits(file, "inode") };
-      const fd = fds.get("listener");
-      server.#listener = pump.adoptListenerAt(fd.number, plan.socket, identity, server.#listening());
-      fd.take();
+    try {
+      if (plan.mode === "server") {
+        const file = rowOf(row["file"], "socket's file");
+        const identity = { device: bits(file, "device"), inode: bits(file, "inode") };
+        const fd = fds.get("listener");
+        server.#listener = pump.adoptListenerAt(fd.number, plan.socket, identity, server.#listening());
+        fd.take();
+      }
+      if (row["session"] !== null) server.#adoptSession(rowOf(row["session"], "session"), fds);
+      return server;
+    } catch (error) {
+      server[Symbol.dispose]();
+      parts.port.reset();
+      throw error;
     }
-    if (row["session"] !== null) server.#adoptSession(rowOf(row["session"], "session"), fds);
-    return server;
   }
 
   #listening(): ListenOptions {
@@ -325,6 +331,15 @@ export class PortServer implements PortService, MovingPort {
     const file = listener && { device: hex(listener.file.device), inode: hex(listener.file.inode) };
     const session = this.#session === undefined ? null : this.#packSession(this.#session, fds);
     return { state: { file: file ?? null, session }, fds };
+  }
+
+  expel(reason: string): void {
+    if (this.#session === undefined) return;
+    // Closed for good, not only here.
+    this.#session.channel.hold(false);
+    this.#session.backend?.close();
+    this.#session.channel.close();
+    this.#ended(reason);
   }
 
   #packSession({ channel, backend, state }: Session, fds: NamedFd[]): Json {

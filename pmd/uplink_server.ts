@@ -128,6 +128,9 @@ export class UplinkServer implements PortService, MovingPort {
     };
   }
 
+  /** There is no front end. */
+  expel(): void {}
+
   positions(): Positions {
     const pairs = Array.from({ length: this.#uplink?.queuePairs ?? 0 }, (_, pair) => pair);
     return { bases: pairs.map((pair) => this.port.vringState(2 * pair + 1).base), announcements: [0, 0] };
