@@ -146,7 +146,7 @@ Deno.test("a message whose rest comes later is waited for", async () => {
   assert.deepEqual(place.serve.records.filter(({ event }) => event === "disconnected"), []);
 });
 
-Deno.test("a front end that leaves a message unfinished keeps nobody from an upgrade, and loses its session", async () => {
+Deno.test("a front end that leaves a message unfinished loses its session, and holds nobody up", async () => {
   await using place = await started("--ports", "2");
   using good = place.guest(0);
   await good.start(0, 1);
@@ -164,7 +164,7 @@ Deno.test("a front end that leaves a message unfinished keeps nobody from an upg
   await again.start(0, 1);
 });
 
-Deno.test("a front end that truncated its memory keeps nobody from an upgrade, and loses its session", async () => {
+Deno.test("a front end that truncated its memory loses its session, and holds nobody up", async () => {
   await using place = await started("--ports", "2");
   using good = place.guest(0);
   await good.start(0, 1);

@@ -10,7 +10,8 @@ import fc from "fast-check";
 import type { Region } from "../vhost/dataplane.ts";
 import { makeOffer } from "../vhost/offer.ts";
 import { type PayloadOf, requestName, requests, type Row } from "../vhost/request.ts";
-import { isRunning } from "../vhost/session.ts";
+import { isRunning, type SessionState } from "../vhost/session.ts";
+import { readSession, writeSession } from "../vhost/session_snapshot.ts";
 import { featureSet, headerFlags } from "../vhost/spec.ts";
 import {
   addressOf,
@@ -198,6 +199,14 @@ function compare(peer: Peer): void {
   assert.equal(peer.dataplane.mtu, ((features ?? 0n) & featureSet(["MTU"])) === 0n ? undefined : mtu);
   const kept = peer.fds.live.size - peer.dataplane.fdCount;
   assert.ok(kept === 0 || kept === 1, `${kept} fds are held beside the data plane's; only the request socket may be`);
+  survives(peer.backend.state);
+}
+
+/** Another process would have the same. */
+function survives(state: SessionState): void {
+  if (state.postCopy === "advised" || state.postCopy === "listening") return;
+  const text = JSON.stringify(writeSession(state));
+  assert.deepEqual(readSession(JSON.parse(text), state.offer), state);
 }
 
 function play(peer: Peer, sequence: readonly Message[], advances: readonly number[] = [0]): void {
