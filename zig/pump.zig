@@ -894,3 +894,69 @@ fn waitAgain(pump: *Pump) Error!void {
     // The other thread may be between two of its waits.
     while (true) _ = try pump.wait(&events, 0);
 }
+
+test "what is held is neither read nor closed for others, and goes on where it was" {
+    var rig = try Rig.init(10_000);
+    defer rig.deinit();
+    var file: abi.SocketFile = undefined;
+    try testing.expectError(error.InvalidArgument, rig.pump.socketOf(rig.token, &file));
+    try rig.pump.hold(rig.token, true);
+    try rig.write(std.mem.asBytes(&[3]u32{ 7, 1, 0 }), &.{});
+    try testing.expectEqual(0, try rig.pump.wait(&rig.events, 20));
+    // Another process goes on.
+    const other = try sys.duplicate(try rig.pump.socketOf(rig.token, &file));
+    try rig.pump.close(rig.token);
+    rig.token = try rig.pump.adopt(other);
+    try rig.pump.resumeReading(rig.token);
+    try testing.expectEqual(1, try rig.pump.wait(&rig.events, 1000));
+    try testing.expectEqual(.message, rig.events[0].kind);
+    try testing.expectEqual(7, rig.events[0].request);
+    // A part of a message stays with whoever has read it.
+    try rig.pump.resumeReading(rig.token);
+    try rig.write("part", &.{});
+    try testing.expectEqual(0, try rig.pump.wait(&rig.events, 20));
+    try rig.pump.hold(rig.token, true);
+    try testing.expectError(error.Busy, rig.pump.socketOf(rig.token, &file));
+    try rig.pump.hold(rig.token, false);
+    try rig.write(std.mem.asBytes(&[3]u32{ 0, 1, 0 })[4..], &.{});
+    try testing.expectEqual(1, try rig.pump.wait(&rig.events, 1000));
+    try testing.expectEqual(.message, rig.events[0].kind);
+}
+
+test "what was sent before a connection was shut arrives, and nothing that is sent later" {
+    var rig = try Rig.init(10_000);
+    defer rig.deinit();
+    try rig.write(std.mem.asBytes(&[3]u32{ 7, 1, 0 }), &.{});
+    try rig.pump.shut(rig.token);
+    try testing.expectError(error.System, sys.send(rig.peer, "late", &.{}));
+    try testing.expectEqual(1, try rig.pump.wait(&rig.events, 1000));
+    try testing.expectEqual(.message, rig.events[0].kind);
+    try rig.pump.resumeReading(rig.token);
+    try testing.expectEqual(1, try rig.pump.wait(&rig.events, 1000));
+    try testing.expectEqual(.hangup, rig.events[0].kind);
+}
+
+test "a held listener keeps its file, and another that adopts it removes it" {
+    const path = "/tmp/vring-held.sock";
+    const pump = try Pump.create(10_000);
+    defer pump.destroy() catch unreachable;
+    const token = try pump.listen(path, 0o600);
+    try pump.hold(token, true);
+    var file: abi.SocketFile = undefined;
+    const other = try sys.duplicate(try pump.socketOf(token, &file));
+    try pump.close(token);
+    const client = try sys.socket();
+    defer sys.close(client);
+    try sys.connect(client, path);
+    const adopted = try pump.adoptListenerAt(other, path, file);
+    var events: [4]abi.PumpEvent = undefined;
+    try testing.expectEqual(0, try pump.wait(&events, 20));
+    try pump.hold(adopted, false);
+    try testing.expectEqual(1, try pump.wait(&events, 1000));
+    try testing.expectEqual(.accepted, events[0].kind);
+    try testing.expectEqual(sys.threadId(), (try pump.peerOf(@intCast(events[0].value))).pid);
+    try pump.close(adopted);
+    const late = try sys.socket();
+    defer sys.close(late);
+    try testing.expectError(error.System, sys.connect(late, path));
+}
