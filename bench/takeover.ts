@@ -1,7 +1,7 @@
 /**
  * How long guests under full load are not served when one `serve` takes over from another, again and again, and how
- * many of their packets are lost by it: `./scripts/deno run --allow-all bench/takeover.ts [TAKEOVERS]`, with VHOSTCTL_LIB
- * set.
+ * many of their packets are lost by it: `./scripts/deno run --allow-all bench/takeover.ts [TAKEOVERS]`, with
+ * VHOSTCTL_LIB set.
  *
  * @module
  */

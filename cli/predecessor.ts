@@ -37,7 +37,7 @@ export interface Takeover {
   /** Whose rings they were. */
   readonly pid: number;
   readonly ports: number;
-  /** So long no ring was served. */
+  /** So long no ring was served, at most: until this thread had its processor again. */
   readonly gap_ms: number;
 }
 

@@ -36,6 +36,8 @@ const messagePause_ms = 20;
 const patience_ms = 5000;
 /** Rings are at rest for so long at most. */
 const commitPatience_ms = 2000;
+/** Before that it is not even listened to. */
+const quiet_ms = 8;
 
 /** Hands over once somebody asks for it at the control socket. */
 export class Successor {
@@ -228,6 +230,8 @@ async function decide(talk: Talk, fabric: Fabric, movers: readonly Mover[], macs
   const news = engine.macs().filter(({ mac, port }) => known.get(mac) !== port);
   const body = { since: `${since}`, ports: Object.fromEntries(ports), macs: macRows(news, movers) };
   const sent = talk.send("positions", body).catch(() => {});
+  // The other one needs a processor now, and where there are few of them an answer that wakes us would take it away.
+  await pause(quiet_ms);
   let answer = await talk.next(commitPatience_ms);
   await sent;
   if (isCommit(answer)) return true;

@@ -55,14 +55,18 @@ export class Talk implements Disposable {
   readonly #heard: Said[] = [];
   #pieces: Pieces = { text: [], fds: [], bytes: 0, count: 0 };
   #gone = false;
+  /** What comes is left in the socket until somebody listens, so that it wakes nobody. */
+  #paused = false;
   #wake: (() => void) | undefined;
 
   constructor(channel: SocketChannel) {
     this.#channel = channel;
     channel.listen({
       message: ({ request, flags, payload, fds }) => {
-        this.#take(request, (flags & flagMore) !== 0, payload, fds);
-        channel.resume();
+        const more = (flags & flagMore) !== 0;
+        this.#take(request, more, payload, fds);
+        if (more) channel.resume();
+        else this.#paused = true;
       },
       hangup: () => this.#end(),
     });
@@ -96,6 +100,8 @@ export class Talk implements Disposable {
   /** What is said next; `late` where nothing was said so long, `gone` where nothing will be any more. */
   async next(patience_ms: number): Promise<Said | "late" | "gone"> {
     if (this.#heard.length === 0 && !this.#gone) {
+      if (this.#paused) this.#channel.resume();
+      this.#paused = false;
       const { promise, resolve } = Promise.withResolvers<void>();
       this.#wake = resolve;
       const timer = patience_ms === Infinity ? undefined : setTimeout(resolve, patience_ms);
