@@ -120,6 +120,16 @@ export class TakeoverPlace implements AsyncDisposable {
     await this.traffic(1000n);
   }
 
+  /** How many the process has that serves. */
+  descriptors(): number {
+    return [...Deno.readDirSync(`/proc/${this.serve.program.pid}/fd`)].length;
+  }
+
+  /** Clients of the control socket come and go. */
+  async hasDescriptors(count: number): Promise<void> {
+    await eventually(`${count} descriptors`, end_ms, () => this.descriptors() === count || undefined);
+  }
+
   get control(): string {
     return `${this.folder}/control.sock`;
   }

@@ -29,6 +29,20 @@ for (const ring of ["split", "packed"] as const) {
   });
 }
 
+Deno.test("four queues of migrating guests pass through three processes, which hold no more than the first", async () => {
+  await using place = await TakeoverPlace.start({ ring: "packed", queues: 4, logs: true });
+  place.load();
+  await place.traffic();
+  const before = place.descriptors();
+  for (let round = 0; round < 3; round++) {
+    await place.takeOver();
+    await place.traffic();
+  }
+  await place.hasDescriptors(before);
+  const reports = await place.account();
+  assert.ok(reports.every((port) => port.to_guest["log_pages"]! > 0));
+});
+
 /** As far as a new process gets before it dies, and what the old one says of it. */
 const steps: readonly (readonly [name: string, act: (talk: Talk) => Promise<void>, reason: RegExp])[] = [
   ["dies at once", () => Promise.resolve(), /ended/],
@@ -107,6 +121,7 @@ for (const ring of ["split", "packed"] as const) {
     await using place = await TakeoverPlace.start({ ring });
     place.load();
     await place.traffic();
+    const before = place.descriptors();
     for (const [name, act, reason] of steps) {
       await test.step(`it ${name}`, async () => {
         const from = place.serve.now;
@@ -114,6 +129,7 @@ for (const ring of ["split", "packed"] as const) {
         await place.servesOn(reason, from);
       });
     }
+    await place.hasDescriptors(before);
     await place.takeOver();
     await place.traffic();
     await place.account();
