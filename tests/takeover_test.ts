@@ -29,7 +29,7 @@ for (const ring of ["split", "packed"] as const) {
   });
 }
 
-Deno.test("four queues of migrating guests pass through three processes, which hold no more than the first", async () => {
+Deno.test("four queues of migrating guests pass through three processes, which hold no more than one", async () => {
   await using place = await TakeoverPlace.start({ ring: "packed", queues: 4, logs: true });
   place.load();
   await place.traffic();
