@@ -64,6 +64,7 @@
  *
  * @module
  */
+export type { SocketChannel } from "./ffi/channel.ts";
 export * from "./ffi/engine.ts";
 export * from "./ffi/fd.ts";
 export * from "./ffi/guest.ts";
@@ -77,6 +78,7 @@ export {
   type Direction,
   type Lane,
   type LaneMode,
+  type LogPart,
   type Port,
   type VringState,
   type VringStats,
@@ -88,6 +90,7 @@ export * from "./pmd/devargs.ts";
 export * from "./pmd/driver_server.ts";
 export * from "./pmd/eth_dev.ts";
 export * from "./pmd/eth_info.ts";
+export * from "./pmd/parcel.ts";
 export * from "./pmd/port_event.ts";
 export * from "./pmd/port_life.ts";
 export { KeptState, type StateFailure } from "./pmd/kept_state.ts";
@@ -103,6 +106,7 @@ export * from "./vhost/error.ts";
 export { Fd } from "./vhost/fd.ts";
 export * from "./vhost/frontend.ts";
 export * from "./vhost/offer.ts";
+export { type Json, listOf, number, rowOf } from "./vhost/session_snapshot.ts";
 export {
   type FeatureName,
   featureNames,

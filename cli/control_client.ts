@@ -20,6 +20,15 @@ export const answerCharactersMax = 16 << 20;
 
 /** Its ports; where nobody answers, why, in a few words. */
 export async function askPorts(path: string): Promise<readonly ControlPort[] | string> {
+  return await ask(path, { command: "ports" }) as readonly ControlPort[] | string;
+}
+
+/** Asks it to hand over to a process that listens at `socket`; where it does not, why, in a few words. */
+export async function askTakeover(path: string, parts: { socket: string; version: number }): Promise<object | string> {
+  return await ask(path, { command: "takeover", ...parts });
+}
+
+async function ask(path: string, request: object): Promise<object | string> {
   let connection: Deno.Conn;
   try {
     connection = await connect({ transport: "unix", path });
@@ -28,9 +37,9 @@ export async function askPorts(path: string): Promise<readonly ControlPort[] | s
   }
   const timer = setTimeout(() => connection.close(), answer_ms);
   try {
-    await sendLine(connection, { command: "ports" });
+    await sendLine(connection, request);
     const { value } = await linesOf(connection, answerCharactersMax).next();
-    const answer = JSON.parse(value ?? "{}") as { return?: readonly ControlPort[]; error?: string };
+    const answer = JSON.parse(value ?? "{}") as { return?: object; error?: string };
     return answer.return ?? answer.error ?? "it closed the connection";
   } catch {
     return "it does not answer as vhostctl serve does";

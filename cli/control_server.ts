@@ -13,13 +13,16 @@ import { Output } from "./output.ts";
 import { pause } from "./pause.ts";
 import { advice } from "./suggestion.ts";
 
+/** What was asked, with its command. */
+export type Request = Readonly<Record<string, unknown>>;
+
 /** What a control socket is made of. */
 export interface ControlParts {
   readonly path: string;
   /** Permissions of the socket. */
   readonly mode: number;
-  /** Commands by name, and what each returns. */
-  readonly commands: Readonly<Record<string, () => unknown>>;
+  /** Commands by name, and what each returns; a `CommandError` is its answer, too. */
+  readonly commands: Readonly<Record<string, (request: Request) => unknown>>;
 }
 
 const clientsMax = 16;
@@ -83,8 +86,11 @@ class Client {
   }
 
   #answer(line: string): object {
-    const command = commandOf(line);
-    if (command === undefined) return { error: 'not a request: send {"command":"ports"}' };
+    const request = requestOf(line);
+    const command = request?.["command"];
+    if (request === undefined || typeof command !== "string") {
+      return { error: 'not a request: send {"command":"ports"}' };
+    }
     if (command === "events") {
       this.#wantsEvents = true;
       return { return: {} };
@@ -93,7 +99,12 @@ class Client {
     if (!Object.hasOwn(this.#commands, command)) {
       return { error: `unknown command: ${command.slice(0, 40)}: ${advice(command.slice(0, 40), names)}` };
     }
-    return { return: this.#commands[command]!() };
+    try {
+      return { return: this.#commands[command]!(request) };
+    } catch (error) {
+      if (!(error instanceof CommandError)) throw error;
+      return { error: error.message };
+    }
   }
 }
 
@@ -127,11 +138,16 @@ export class ControlServer implements AsyncDisposable {
     for (const client of this.#clients.keys()) client.tell(event);
   }
 
-  async [Symbol.asyncDispose](): Promise<void> {
+  /** Listens no more: another process may. May be called again. */
+  async release(): Promise<void> {
+    if (!this.#closed) this.#listener.close();
     this.#closed = true;
-    // Removes the socket as well.
-    this.#listener.close();
+    // Only with the end of the last `accept` is the socket removed, too.
     await this.#accepting;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.release();
     const served = [...this.#clients.values()];
     await Promise.all([...this.#clients.keys()].map((client) => client.finish()));
     await Promise.all(served);
@@ -156,11 +172,10 @@ export class ControlServer implements AsyncDisposable {
   }
 }
 
-function commandOf(line: string): string | undefined {
+function requestOf(line: string): Request | undefined {
   try {
     const request: unknown = JSON.parse(line);
-    const command = typeof request === "object" && request !== null && "command" in request && request.command;
-    return typeof command === "string" ? command : undefined;
+    return typeof request === "object" && request !== null ? request as Request : undefined;
   } catch {
     return undefined;
   }

@@ -7,7 +7,7 @@ import { Command, Option } from "@commander-js/extra-typings";
 import { join, resolve } from "node:path";
 import type { Lane, PortPlan } from "../mod.ts";
 import { UsageError } from "./error.ts";
-import { cpuList, idleOption, refuseOptions, seconds, socketModeOption, wholeNumber } from "./option.ts";
+import { cpuList, idleOption, seconds, socketModeOption, wholeNumber } from "./option.ts";
 import { checkSocket, checkTwice, collectPort, planPorts, type PortOption } from "./port_option.ts";
 import { collectUplink, planUplinks } from "./uplink_option.ts";
 
@@ -37,19 +37,21 @@ The control socket takes lines of JSON and answers each with one: {"command":"po
 {"command":"events"} come those of --json. vhostctl migrate asks there. Where every port has a path of its own and no
 --dir is given, there is one only with --control.
 
+With --takeover, and otherwise the same options, it asks there for sockets, memory and rings of the serve that runs, of
+this or another version, and goes on where that stops: no guest is connected anew, and no packet lost. The other one
+then ends; if anything fails, it serves on, and this one ends. More ports may be given than it has.
+
 Examples:
   vhostctl serve --queues 4
   vhostctl serve --uplink tap:tap0,queues=2
   vhostctl serve --port name=web,socket=/tmp/web.sock,queues=2 --port name=db,socket=/tmp/db.sock
   vhostctl serve --ports 8 --dir /run/switch --socket-mode 0660 --cpus 2,3 --idle busy
   vhostctl serve --port socket=/tmp/qemu.sock,mode=client --libvirt
+  vhostctl serve --queues 4 --takeover
   vhostctl serve --json --stats 1 | jq 'select(.event == "stats")'`;
 
 /** The control socket in a folder of sockets. */
 export const controlName = "control.sock";
-
-/** What a later version will have. */
-const absent = ["--takeover"];
 
 function defineOptions() {
   return new Command("serve")
@@ -82,6 +84,7 @@ function defineOptions() {
     .addOption(socketModeOption())
     .option("--control <path>", "where to listen for programs that ask, or none (default: control.sock in --dir)")
     .option("--state-dir <dir>", "where files go that outlive this program, or none (default: beside each socket)")
+    .option("--takeover", "go on with the ports of the serve that runs, in its place; see below")
     .option("--libvirt", "print libvirt XML instead of QEMU arguments")
     .option("--json", "print one JSON object a line")
     .addOption(
@@ -93,11 +96,7 @@ function defineOptions() {
 
 /** The command, still without its action. */
 export function serveCommand() {
-  const command = defineOptions();
-  refuseOptions(command, absent, (name, value) => {
-    return `option not in this version: ${name}: ${value ? `${value}: ` : ""}leave it out`;
-  });
-  return command;
+  return defineOptions();
 }
 
 /** What commander makes of the options. */
@@ -111,6 +110,8 @@ export interface ServePlan {
   readonly socketMode: number;
   /** Where programs ask; nowhere, if undefined. */
   readonly control?: string | undefined;
+  /** Whether to go on with what is served there. */
+  readonly takeover?: boolean | undefined;
   /** A CPU for each worker, or undefined for any. */
   readonly workers: readonly (number | undefined)[];
   readonly idle: "adaptive" | "busy" | "sleep";
@@ -176,7 +177,11 @@ export function planServe(options: ServeOptions, surroundings: Surroundings): Se
       `control socket in a port's place: ${control}: give another with --control PATH, or --control none`,
     );
   }
+  if (options.takeover === true && control === undefined) {
+    throw new UsageError("--takeover asks at a control socket, and there is none: give --control PATH");
+  }
   return {
+    takeover: options.takeover,
     ports,
     directory: isUsed ? directory : undefined,
     socketMode: options.socketMode,

@@ -3,12 +3,13 @@
  *
  * @module
  */
-import { ControlServer } from "./control_server.ts";
+import { ControlServer, type Request } from "./control_server.ts";
 import { CommandError } from "./error.ts";
 import { Output } from "./output.ts";
 import { lifeOf } from "./port_look.ts";
 import type { ServePlan, Surroundings } from "./serve_options.ts";
 import { jsonPort, ServeReport, type Snapshot } from "./serve_report.ts";
+import { Successor } from "./successor.ts";
 import { SwitchServer } from "./switch_server.ts";
 import { whither } from "./whither.ts";
 
@@ -50,18 +51,46 @@ export async function runService(service: Service): Promise<void> {
     });
     const running = server.run();
     const started_ms = performance.now();
-    control = await openControl(service.plan, server, report);
+    const successor = openSuccessor(service.plan, server, report);
+    control = await openControl(service.plan, server, report, successor);
+    tellTakeover(report, server);
     await service.announce(report);
     const timer = printRates(report, server, service.period_s);
     const ends = [stopped, running, ended(output.broken)];
     if (service.converse) ends.push(service.converse(report, server));
+    if (successor) ends.push(successor.committed);
     await Promise.race(ends);
     clearInterval(timer);
-    service.summary(report, server.snapshot(), started_ms);
+    await successor?.stop();
+    const last = server.snapshot();
+    if (successor?.pid === undefined) return service.summary(report, last, started_ms);
+    tellHandover(report, successor.pid, last);
+    await control?.release();
+    await successor.farewell(last);
   } finally {
     await control?.[Symbol.asyncDispose]();
     await output.close();
   }
+}
+
+/** Only what it asks for at the control socket leads to another process; lanes are set by one that has none. */
+function openSuccessor(plan: ServePlan, server: SwitchServer, report: ServeReport): Successor | undefined {
+  if (plan.control === undefined || plan.lanes !== undefined) return undefined;
+  return new Successor(server.fabric, plan.control, (reason, pid) => {
+    report.note({ event: "handover_failed", pid, reason }, `not handed over to process ${pid}: ${reason}`);
+  });
+}
+
+function tellHandover(report: ServeReport, pid: number, { ports }: Snapshot): void {
+  const object = { event: "handed_over", pid, ports: ports.length };
+  report.note(object, `handed over to process ${pid}: ${ports.length} ports`);
+}
+
+function tellTakeover(report: ServeReport, { takeover }: SwitchServer): void {
+  if (takeover === undefined) return;
+  const { pid, ports, gap_ms } = takeover;
+  const object = { event: "took_over", ...takeover };
+  report.note(object, `took over from process ${pid}: ${ports} ports, which rested for ${gap_ms.toFixed(1)} ms`);
 }
 
 /** The ports of the plan, with what they counted. */
@@ -78,11 +107,19 @@ async function openControl(
   plan: ServePlan,
   server: SwitchServer,
   report: ServeReport,
+  successor: Successor | undefined,
 ): Promise<ControlServer | undefined> {
   const { control: path, socketMode: mode } = plan;
   if (path === undefined) return undefined;
   try {
-    const control = await ControlServer.open({ path, mode, commands: { ports: () => controlledPorts(plan, server) } });
+    const control = await ControlServer.open({
+      path,
+      mode,
+      commands: {
+        ports: () => controlledPorts(plan, server),
+        ...successor && { takeover: (request: Request) => successor.ask(request) },
+      },
+    });
     report.note({ event: "control", socket: path });
     return control;
   } catch (error) {

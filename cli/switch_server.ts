@@ -4,6 +4,7 @@
  * @module
  */
 import {
+  adoptPortService,
   drainEventfd,
   Engine,
   featureSet,
@@ -12,6 +13,7 @@ import {
   openPortService,
   type PortEvent,
   type PortPlan,
+  type PortServerParts,
   type PortService,
   postCopyObstacle,
   Pump,
@@ -21,9 +23,11 @@ import {
   type VringStats,
 } from "../mod.ts";
 import { CommandError, HostError, UsageError } from "./error.ts";
+import { type Given, Predecessor, type Takeover } from "./predecessor.ts";
 import type { LanePlan, ServePlan } from "./serve_options.ts";
 import type { Snapshot } from "./serve_report.ts";
 import { makeSocketDirectory } from "./socket_directory.ts";
+import type { Fabric } from "./successor.ts";
 
 const tick_ms = 1000;
 
@@ -88,6 +92,29 @@ function openState({ state: path }: PortPlan): Opened {
   }
 }
 
+/** Throws a `CommandError` with the reason why it cannot go on here. */
+async function adopt(predecessor: Predecessor, parts: PortServerParts): Promise<PortService> {
+  const { name } = parts.plan;
+  try {
+    return adoptGiven(parts, await predecessor.port(name));
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error);
+    if (!isForeign(error)) throw new CommandError(`${name} cannot go on here: ${reason}`);
+    return adoptGiven(parts, await predecessor.port(name, reason));
+  }
+}
+
+function adoptGiven(parts: PortServerParts, { state, fds }: Given): PortService {
+  using _rest = fds;
+  return adoptPortService(parts, state, fds);
+}
+
+/** Memory that its front end has truncated, say: it alone has to begin anew. */
+function isForeign(error: unknown): boolean {
+  const statuses = ["invalid_argument", "file_too_short", "wrong_fd", "unmapped", "misaligned"];
+  return error instanceof VringError && statuses.includes(error.status);
+}
+
 /** Serves from `open` until it is disposed of. */
 export class SwitchServer implements AsyncDisposable {
   readonly #engine: Engine;
@@ -95,6 +122,8 @@ export class SwitchServer implements AsyncDisposable {
   readonly #workers: number[];
   readonly #servers: PortService[] = [];
   readonly #timer: ReturnType<typeof setInterval>;
+  /** How it came to what another process served. */
+  takeover: Takeover | undefined;
 
   private constructor(engine: Engine, pump: Pump, workers: number[]) {
     this.#engine = engine;
@@ -117,7 +146,8 @@ export class SwitchServer implements AsyncDisposable {
       const workers = plan.workers.map((cpu) => addWorker(engine, cpu, plan.idle));
       const server = new SwitchServer(engine, stack.use(Pump.open()), workers);
       stack.defer(() => server.#closePorts());
-      for (const port of plan.ports) server.#openPort(port, plan.socketMode, happened);
+      if (plan.takeover === true) await server.#takeOver(plan, happened);
+      else for (const port of plan.ports) server.#openPort(port, plan.socketMode, happened);
       if (plan.lanes !== undefined) server.setLanes(plan.lanes);
       stack.move();
       return server;
@@ -129,6 +159,11 @@ export class SwitchServer implements AsyncDisposable {
   /** Carries messages until this is disposed of; rejects where our own code failed. */
   run(): Promise<void> {
     return this.#pump.run();
+  }
+
+  /** What another process would take over. */
+  get fabric(): Fabric {
+    return { engine: this.#engine, pump: this.#pump, services: this.#servers };
   }
 
   /** Everything that is counted. */
@@ -161,19 +196,51 @@ export class SwitchServer implements AsyncDisposable {
   }
 
   #openPort(plan: ServePlan["ports"][number], socketMode: number, happened: (event: PortEvent) => void): void {
-    const { offer, guestTso } = plan;
     const { state, failure } = openState(plan);
-    const queuePairs = state?.queuePairs(offer) ?? offer.queuePairs;
-    const ignored = guestTso === false ? guestSegmentation : undefined;
-    const port = this.#engine.openPort({ queuePairs, mtu: offer.mtu, ignored });
-    state?.begin(port, queuePairs);
-    const parts = { plan, port, pump: this.#pump, socketMode, state, stateFailure: failure, happened };
-    this.#servers.push(openPortService(parts));
+    this.#servers.push(openPortService(this.#portParts({ plan, socketMode, state, stateFailure: failure, happened })));
     // Where another program listens, that was said.
     if (failure?.busy) {
       throw new CommandError(
         `another program serves ${plan.name}: it has ${failure.path}: stop it, or give another folder with --state-dir`,
       );
+    }
+  }
+
+  #portParts(parts: Omit<PortServerParts, "port" | "pump">): PortServerParts {
+    const { plan: { offer, guestTso }, state } = parts;
+    const queuePairs = state?.queuePairs(offer) ?? offer.queuePairs;
+    const ignored = guestTso === false ? guestSegmentation : undefined;
+    const port = this.#engine.openPort({ queuePairs, mtu: offer.mtu, ignored });
+    state?.begin(port);
+    return { ...parts, port, pump: this.#pump };
+  }
+
+  /** What another process serves is adopted, and what it has not is opened. */
+  async #takeOver(plan: ServePlan, happened: (event: PortEvent) => void): Promise<void> {
+    // Whoever runs the server hears of its failure.
+    this.#pump.run().catch(() => {});
+    using predecessor = await Predecessor.meet(plan.control!, this.#pump);
+    try {
+      predecessor.check(plan.ports);
+      const adopted = new Map<string, PortService>();
+      const [old, fresh] = [true, false].map((had) => plan.ports.filter(({ name }) => predecessor.has(name) === had));
+      for (const port of fresh!) this.#openPort(port, plan.socketMode, happened);
+      this.#engine.pause();
+      for (const port of old!) {
+        const parts = this.#portParts({ plan: port, socketMode: plan.socketMode, happened });
+        const service = await adopt(predecessor, parts);
+        this.#servers.push(service);
+        adopted.set(port.name, service);
+      }
+      const places = new Map(plan.ports.map(({ name }, place) => [name, place]));
+      this.#servers.sort((one, other) => places.get(one.plan.name)! - places.get(other.plan.name)!);
+      await predecessor.learn(adopted);
+      this.takeover = await predecessor.goOn(this.#engine, adopted);
+      await predecessor.left(adopted);
+    } catch (error) {
+      const reason = error instanceof Error ? error.message : String(error);
+      if (this.takeover === undefined) await predecessor.refuse(reason);
+      throw error;
     }
   }
 

@@ -6,7 +6,8 @@
 
 import type { Channel, ChannelListener, RawMessage } from "../vhost/channel.ts";
 import { limits } from "./abi.gen.ts";
-import { library, VringError } from "./library.ts";
+import { check, library, VringError } from "./library.ts";
+import { emptyStruct, readStruct } from "./struct.ts";
 
 /** The library takes no pointer to nothing. */
 const noFds = new Int32Array(1);
@@ -42,7 +43,15 @@ export class SocketChannel implements Channel {
   }
 
   send(request: number, flags: number, payload: Uint8Array, fds: readonly number[]): void {
-    if (!this.#open) return;
+    this.sendNow(request, flags, payload, fds);
+  }
+
+  /**
+   * As `send`. Returns whether the kernel has taken all of it: then it reaches the peer whatever becomes of us, unless
+   * the peer has ended the connection before.
+   */
+  sendNow(request: number, flags: number, payload: Uint8Array, fds: readonly number[]): boolean {
+    if (!this.#open) return false;
     if (payload.length > limits.message_payload_max || fds.length > limits.message_fds_max) {
       throw new RangeError(`Cannot send request ${request}: ${payload.length} bytes and ${fds.length} fds: too many`);
     }
@@ -56,9 +65,37 @@ export class SocketChannel implements Channel {
       fds.length > 0 ? Int32Array.from(fds) : noFds,
       fds.length,
     );
-    if (code >= 0) return;
+    if (code >= 0) return code === 0;
     const error = new VringError(`send request ${request}`, code);
     if (error.status !== "closed" && error.status !== "no_such_handle") throw error;
+    return false;
+  }
+
+  /**
+   * Leaves the connection alone, or looks after it again: while it is held nothing is read, and closing it leaves it
+   * to whoever else has the socket. What was read before comes still: see `Pump.settled`.
+   */
+  hold(held: boolean): void {
+    if (this.#open) check("hold connection", library().pump_hold(this.#pump, this.#token, held ? 1 : 0));
+  }
+
+  /** The socket, still the channel's, while it is held. Throws `busy` where a part of a message is on its way. */
+  socket(): number {
+    if (!this.#open) throw new TypeError("Cannot use channel: closed");
+    return check("hand over connection", library().pump_socket(this.#pump, this.#token, emptyStruct("SocketFile")));
+  }
+
+  /** Ends it both ways. What the peer sent before still comes, and then the hang-up: nothing that it sends later. */
+  shut(): void {
+    if (this.#open) library().pump_shut(this.#pump, this.#token);
+  }
+
+  /** Whose process is at the other end. */
+  peer(): { readonly pid: number; readonly uid: number } {
+    if (!this.#open) throw new TypeError("Cannot use channel: closed");
+    const row = emptyStruct("SocketPeer");
+    check("ask who is connected", library().pump_peer(this.#pump, this.#token, row));
+    return readStruct("SocketPeer", row);
   }
 
   close(): void {

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { IdleMode } from "./abi.gen.ts";
+import { IdleMode, limits } from "./abi.gen.ts";
 import { check, library } from "./library.ts";
 import { Port } from "./port.ts";
 import { emptyStruct, readStruct, type Struct, writeStruct } from "./struct.ts";
@@ -41,6 +41,15 @@ export interface PortOptions {
    */
   changed?: (ring: number | undefined) => void;
 }
+
+/** Where a guest is. */
+export interface LearnedMac {
+  /** As in a frame: the first byte is the lowest. */
+  readonly mac: bigint;
+  readonly port: number;
+}
+
+const macMask = 0xffff_ffff_ffffn;
 
 /** How long a hostile front end can hold a worker up, about. */
 const checkMs = 250;
@@ -83,6 +92,26 @@ export class Engine implements AsyncDisposable {
   openPort({ queuePairs, mtu = 0, ...options }: PortOptions): Port {
     const config = writeStruct("PortConfig", { queue_pairs: queuePairs, mtu });
     return new Port(this.#live(), check("open port", library().port_open(this.#live(), config)), options);
+  }
+
+  /**
+   * Stops all rings, between two bursts, for another process to go on where they stand. What is done until `proceed`
+   * comes into force with that; an engine that is closed before leaves the rings alone. Throws when a worker is stuck.
+   */
+  pause(): void {
+    check("stop rings", library().engine_pause(this.#live()));
+  }
+
+  /** Lets all rings go on. */
+  proceed(): void {
+    check("let rings go on", library().engine_proceed(this.#live()));
+  }
+
+  /** Every address that was learned, with its port's number. */
+  macs(): LearnedMac[] {
+    const words = new BigUint64Array(limits.macs_max);
+    const count = check("ask for addresses", library().engine_macs(this.#live(), words, words.length));
+    return Array.from(words.subarray(0, count), (word) => ({ mac: word & macMask, port: Number(word >> 48n) - 1 }));
   }
 
   /** An eventfd of the engine's that becomes readable when a ring breaks; not to be closed. */

@@ -45,3 +45,10 @@ function ask(operation: string, question: Question, path: string): string | unde
     throw reason;
   }
 }
+
+/** A clock that all processes of this machine share, in nanoseconds. */
+export function steadyClock(): bigint {
+  const time = new BigUint64Array(1);
+  library().steady_clock(time);
+  return time[0]!;
+}

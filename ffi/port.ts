@@ -70,6 +70,13 @@ export const benchmarkAddresses: Addresses = {
   destinationPort: 9,
 };
 
+/** A dirty log: `size` bytes of a file from `offset` on. */
+export interface LogPart {
+  readonly fd: number;
+  readonly size: bigint;
+  readonly offset: bigint;
+}
+
 /** With these the library says that a file is not what the front end says of it. */
 const foreignFaults: ReadonlySet<number> = new Set([Status.invalid_argument, Status.wrong_fd, Status.file_too_short]);
 
@@ -148,11 +155,16 @@ export class Port implements Dataplane, Disposable {
   /**
    * What is known of the port's rings goes to a file of `openStateFile` from now on, and is what that says: a ring that
    * somebody left in the middle is taken up there when it starts, unless its driver has begun anew since. No ring runs
-   * by now. Takes the file over, which is as long as `stateFileBytes` says at least.
+   * by now. Takes the file over, and makes it as long as it has to be.
    */
   keepState(file: Fd): void {
     check(`keep state of port ${this.number}`, library().port_set_journal(...this.#place(), file.number));
     file.take();
+  }
+
+  /** The file of `keepState`, or what there is in its place: the port's own. */
+  stateFd(): number {
+    return check(`ask for state of port ${this.number}`, library().port_journal_fd(...this.#place()));
   }
 
   /** Whether a ring runs, or was left by somebody who could not stop it. */
@@ -348,6 +360,38 @@ export class Port implements Dataplane, Disposable {
     return { base, started: started !== 0, enabled: enabled !== 0, broken: brokenName(broken) };
   }
 
+  // For a process that is to go on in our place: descriptors, all of them still the port's.
+
+  /** Of the file behind a region; undefined where there was none left to be kept. */
+  regionFd(region: Region): number | undefined {
+    return found(library().port_region_fd(...this.#place(), writeStruct("Region", rowOf(region))));
+  }
+
+  /** Of the dirty log, and which part of the file that is. Throws where there is a log, but no descriptor was left. */
+  log(): LogPart | undefined {
+    const row = emptyStruct("Region");
+    const code = library().port_log_fd(...this.#place(), row);
+    if (code === Status.no_such_handle) return undefined;
+    const { size_bytes: size, mmap_offset: offset } = readStruct("Region", row);
+    return { fd: check(`find log of port ${this.number}`, code), size, offset };
+  }
+
+  /** The eventfd that tells of marks. */
+  logBell(): number | undefined {
+    return found(library().port_log_bell(...this.#place()));
+  }
+
+  vringFd(index: number, kind: VringFd): number | undefined {
+    return found(library().vring_fd(...this.#place(), index, VringFdNumber[kind]));
+  }
+
+  /** How often `announce` is still to be carried out, and for whom. */
+  announcements(): { readonly mac: bigint; readonly count: number } {
+    const mac = new BigUint64Array(1);
+    const code = library().port_announcements(...this.#place(), mac);
+    return { count: check(`ask port ${this.number} for announcements`, code), mac: mac[0]! };
+  }
+
   /** Whether packets may pass through a ring. */
   isUp(index: number): boolean {
     const { started, enabled, broken } = this.vringState(index);
@@ -367,6 +411,10 @@ export class Port implements Dataplane, Disposable {
     const error = code < 0 ? new VringError(`close port ${this.number}`, code) : undefined;
     if (error !== undefined && error.status !== "no_such_handle") throw error;
   }
+}
+
+function found(code: number): number | undefined {
+  return code >= 0 ? code : undefined;
 }
 
 function rowOf(region: Region): Struct<"Region"> {

@@ -4,11 +4,11 @@
  * @module
  */
 
-import type { Channel } from "../vhost/channel.ts";
 import { HangupReason, limits, PumpEventKind, Status, structs } from "./abi.gen.ts";
 import { SocketChannel } from "./channel.ts";
 import { ownFd } from "./fd.ts";
 import { check, library, VringError } from "./library.ts";
+import { emptyStruct, readStruct, type Struct, writeStruct } from "./struct.ts";
 
 export interface PumpOptions {
   /**
@@ -21,7 +21,7 @@ export interface PumpOptions {
 /** What becomes of those who connect. */
 export interface ListenOptions {
   /** Takes the new connection; nothing is read from it until `Channel.listen`. May not throw. */
-  accept: (channel: Channel) => void;
+  accept: (channel: SocketChannel) => void;
   /**
    * Somebody could not be accepted, for want of file descriptors or of room; it is tried again every second.
    *
@@ -33,6 +33,20 @@ export interface ListenOptions {
 export interface SocketOptions extends ListenOptions {
   /** Permission bits of the socket's file, whatever the umask. By default 0600. */
   mode?: number;
+}
+
+/** Of a socket that listens at a path: the file there, so that no other is taken for it. */
+export type SocketFile = Struct<"SocketFile">;
+
+/** What listens, until it is disposed of. */
+export interface SocketListener extends Disposable {
+  /**
+   * Lets nobody in, who wait in the kernel's queue, or goes on. What is held is left alone by its disposal, and so is
+   * its file.
+   */
+  hold(held: boolean): void;
+  /** While it is held: the socket, still the listener's, and its file. */
+  socket(): { readonly fd: number; readonly file: SocketFile };
 }
 
 type Target =
@@ -54,6 +68,8 @@ export class Pump implements AsyncDisposable {
   readonly #targets = new Map<number, Target>();
   readonly #events = new Uint8Array(structs.PumpEvent.size * limits.pump_batch_max);
   #running: Promise<void> | undefined;
+  /** Who waits for the events that were found already. */
+  #settling: (() => void)[] = [];
   #closed: Promise<void> | undefined;
   #closing = false;
 
@@ -72,11 +88,23 @@ export class Pump implements AsyncDisposable {
    *
    * Throws `VringError`: status `busy` when another program listens there, else with the `errno`.
    */
-  listen(path: string, options: SocketOptions): Disposable {
+  listen(path: string, options: SocketOptions): SocketListener {
     const bytes = pathBytes(`listen on ${path}`, path);
     const code = library().pump_listen(this.#live(), bytes, bytes.length, options.mode ?? 0o600);
     if (code < 0) throw new VringError(`listen on ${path}`, code, listenAdvice(code));
-    return this.#add(code, { kind: "listener", options });
+    return this.#listener(code, options);
+  }
+
+  /**
+   * Takes over a socket that another process opened at a path, with the file that it had then, which goes with the
+   * result. It is held.
+   */
+  adoptListenerAt(fd: number, path: string, file: SocketFile, options: ListenOptions): SocketListener {
+    const operation = `take over ${path}`;
+    const bytes = pathBytes(operation, path);
+    const row = writeStruct("SocketFile", file);
+    const code = library().pump_adopt_listener_at(this.#live(), fd, bytes, bytes.length, row);
+    return this.#listener(check(operation, code), options);
   }
 
   /** Takes over a socket that listens, as one handed down by another program. Its file, if any, is left alone. */
@@ -86,13 +114,13 @@ export class Pump implements AsyncDisposable {
   }
 
   /** Connects to a path. Throws `VringError` at once when nobody listens: `errno` 2 (no file) or 111 (refused). */
-  connect(path: string): Channel {
+  connect(path: string): SocketChannel {
     const bytes = pathBytes(`connect to ${path}`, path);
     return this.#channel(check(`connect to ${path}`, library().pump_connect(this.#live(), bytes, bytes.length)));
   }
 
   /** Takes over a connected Unix stream socket. */
-  adopt(fd: number): Channel {
+  adopt(fd: number): SocketChannel {
     return this.#channel(check(`use file descriptor ${fd} as connection`, library().pump_adopt(this.#live(), fd)));
   }
 
@@ -114,6 +142,14 @@ export class Pump implements AsyncDisposable {
   run(): Promise<void> {
     this.#running ??= this.#loop();
     return this.#running;
+  }
+
+  /** Resolves when all that was found so far has been delivered; the pump runs. */
+  settled(): Promise<void> {
+    return new Promise((resolve) => {
+      this.#settling.push(resolve);
+      library().pump_wake(this.#live());
+    });
   }
 
   /** Ends `run`, closes everything and removes the files of its listeners. Nothing is delivered any more. */
@@ -142,6 +178,19 @@ export class Pump implements AsyncDisposable {
     return channel;
   }
 
+  #listener(token: number, options: ListenOptions): SocketListener {
+    const { [Symbol.dispose]: dispose } = this.#add(token, { kind: "listener", options });
+    return {
+      [Symbol.dispose]: dispose,
+      hold: (held) => void check("hold listener", library().pump_hold(this.#handle, token, held ? 1 : 0)),
+      socket: () => {
+        const row = emptyStruct("SocketFile");
+        const fd = check("hand over listener", library().pump_socket(this.#handle, token, row));
+        return { fd, file: readStruct("SocketFile", row) };
+      },
+    };
+  }
+
   #add(token: number, target: Target): Disposable {
     this.#targets.set(token, target);
     return {
@@ -155,6 +204,7 @@ export class Pump implements AsyncDisposable {
     while (!this.#closing) {
       const code = await library().pump_wait(this.#handle, this.#events, limits.pump_batch_max, -1);
       this.#dispatchAll(check("wait for events", code));
+      for (const settle of this.#settling.splice(0)) settle();
     }
   }
 

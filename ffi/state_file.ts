@@ -9,14 +9,9 @@
 import type { Fd } from "../vhost/fd.ts";
 import { limits } from "./abi.gen.ts";
 import { ownFd } from "./fd.ts";
-import { check, library, VringError } from "./library.ts";
+import { library, VringError } from "./library.ts";
 
 export const stateHeadBytes = limits.journal_head_bytes_max;
-
-/** How long the file of a port with so many queue pairs has to be. Most of it are holes. */
-export function stateFileBytes(queuePairs: number): number {
-  return check("measure state file", library().journal_bytes(queuePairs));
-}
 
 /**
  * Opens a file, made with mode 0600 where there is none, for `Port.keepState`. It is locked as long as the descriptor

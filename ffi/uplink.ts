@@ -5,7 +5,7 @@
  */
 import { UplinkKind, UplinkStep } from "./abi.gen.ts";
 import { check, library, VringError } from "./library.ts";
-import { readStruct, writeStruct } from "./struct.ts";
+import { emptyStruct, readStruct, type Struct, writeStruct } from "./struct.ts";
 import { isLacking, uplinkAdvice, type UplinkStepName } from "./uplink_advice.ts";
 
 /** How frames come from and go to the interface. */
@@ -26,6 +26,19 @@ export interface UplinkOptions {
   /** Of XDP: whether the kernel copies frames, although the driver could do without. By default false. */
   readonly copy?: boolean | undefined;
 }
+
+/** What an interface was found to be. */
+export interface UplinkFound {
+  /** In bytes, without the Ethernet header. */
+  readonly mtu: number;
+  /** It was made by us. */
+  readonly created: boolean;
+  /** It is up. */
+  readonly up: boolean;
+}
+
+/** What an open interface is beside its descriptors. */
+export type UplinkState = Struct<"UplinkState">;
 
 /** An interface that could not be opened. The message says what to do. */
 export class UplinkError extends VringError {
@@ -54,41 +67,62 @@ export class Uplink implements Disposable {
   /** It is up; else somebody who may has to set it up. */
   readonly up: boolean;
 
-  private constructor(handle: number, options: UplinkOptions, row: Uint8Array) {
-    const { mtu, created, up } = readStruct("Uplink", row);
+  private constructor(handle: number, options: UplinkOptions, { mtu, created, up }: UplinkFound) {
     this.#handle = handle;
     this.name = options.name;
     this.queuePairs = options.queuePairs ?? 1;
     this.mtu = mtu;
-    this.created = created !== 0;
-    this.up = up !== 0;
+    this.created = created;
+    this.up = up;
   }
 
   /** Opens it, makes it if it is not there, and sets it up. Throws `UplinkError`. */
   static open(options: UplinkOptions): Uplink {
-    const { kind, name, queuePairs = 1, mtu = 0, gro = true, offloads = true, copy = false } = options;
-    const bytes = [...new TextEncoder().encode(name)];
-    if (bytes.length > 15) {
-      throw new UplinkError(`open interface ${name}`, -1, "its name has more than 15 bytes", false);
-    }
-    const row = writeStruct("Uplink", {
-      kind: UplinkKind[kind],
-      queue_pairs: queuePairs,
-      name: [...bytes, ...Array(16 - bytes.length).fill(0)],
-      mtu,
-      step: UplinkStep.none,
-      created: 0,
-      up: 0,
-      gro: gro ? 1 : 0,
-      offloads: offloads ? 1 : 0,
-      copy: copy ? 1 : 0,
-    });
+    const { name } = options;
+    const row = rowOf(options);
     const code = library().uplink_open(row);
-    if (code >= 0) return new Uplink(code, options, row);
+    if (code >= 0) {
+      const { mtu, created, up } = readStruct("Uplink", row);
+      return new Uplink(code, options, { mtu, created: created !== 0, up: up !== 0 });
+    }
     const { step: number } = readStruct("Uplink", row);
     const step = (Object.keys(UplinkStep) as UplinkStepName[]).find((word) => UplinkStep[word] === number)!;
     const reason = code <= -1000 ? -1000 - code : 0;
     throw new UplinkError(`open interface ${name}`, code, uplinkAdvice(step, reason, options), isLacking(step, reason));
+  }
+
+  /**
+   * Goes on with what another process opened, and takes the descriptors over: one for each queue pair. It is shared.
+   * `found` is what the other found.
+   */
+  static adopt(options: UplinkOptions, found: UplinkFound, state: UplinkState, fds: readonly number[]): Uplink {
+    const row = rowOf(options);
+    const code = library().uplink_adopt(row, writeStruct("UplinkState", state), Int32Array.from(fds));
+    return new Uplink(check(`take over interface ${options.name}`, code), options, found);
+  }
+
+  /** What `adopt` needs beside the descriptors. Throws for AF_XDP, whose memory is that of one process. */
+  get state(): UplinkState {
+    const row = emptyStruct("UplinkState");
+    check(`hand over interface ${this.name}`, library().uplink_state(this.handle, row));
+    return readStruct("UplinkState", row);
+  }
+
+  /** The descriptors, still the uplink's. */
+  get fds(): number[] {
+    const of = (pair: number) =>
+      check(`hand over queue ${pair} of ${this.name}`, library().uplink_fd(this.handle, pair));
+    return Array.from({ length: this.queuePairs }, (_, pair) => of(pair));
+  }
+
+  /** Whether another process has it, too: then closing it leaves all as it is. */
+  share(shared: boolean): void {
+    check(`share interface ${this.name}`, library().uplink_share(this.handle, shared ? 1 : 0));
+  }
+
+  /** Where a queue pair goes on, of an interface that was taken over and is not attached yet. */
+  beginAt(pair: number, position: number): void {
+    check(`take over queue ${pair} of ${this.name}`, library().uplink_begin_at(this.handle, pair, position));
   }
 
   /** For `Port.attach`. */
@@ -108,4 +142,23 @@ export class Uplink implements Disposable {
     library().uplink_close(this.#handle);
     this.#handle = 0;
   }
+}
+
+function rowOf({ kind, name, queuePairs = 1, mtu = 0, gro = true, offloads = true, copy = false }: UplinkOptions) {
+  const bytes = [...new TextEncoder().encode(name)];
+  if (bytes.length > 15) {
+    throw new UplinkError(`open interface ${name}`, -1, "its name has more than 15 bytes", false);
+  }
+  return writeStruct("Uplink", {
+    kind: UplinkKind[kind],
+    queue_pairs: queuePairs,
+    name: [...bytes, ...Array(16 - bytes.length).fill(0)],
+    mtu,
+    step: UplinkStep.none,
+    created: 0,
+    up: 0,
+    gro: gro ? 1 : 0,
+    offloads: offloads ? 1 : 0,
+    copy: copy ? 1 : 0,
+  });
 }

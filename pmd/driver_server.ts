@@ -66,6 +66,8 @@ export class DriverServer implements PortService {
   #failures = 0;
   #waitReason = "";
   #closed = false;
+  /** Its rings lie in memory of this process. */
+  readonly moving = undefined;
 
   private constructor(parts: DriverServerParts) {
     this.#parts = parts;

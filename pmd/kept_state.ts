@@ -11,7 +11,7 @@
  */
 import { crc32 } from "node:zlib";
 import type { Port } from "../ffi/port.ts";
-import { openStateFile, stateFileBytes, stateHeadBytes } from "../ffi/state_file.ts";
+import { openStateFile, stateHeadBytes } from "../ffi/state_file.ts";
 import type { Fd } from "../vhost/fd.ts";
 import { makeOffer, type Offer } from "../vhost/offer.ts";
 
@@ -29,15 +29,16 @@ export interface StateFailure {
 
 /** A port's state file, ours alone. Lost rings are told by the port, not by this. */
 export class KeptState {
-  readonly #path: string;
-  readonly #file: Fd;
+  readonly path: string;
+  /** Until a port has it. */
+  readonly #file: Fd | undefined;
   /** As written by whoever had the file last. */
   #kept: KeptOffer | undefined;
   /** Another one that was in its place, and where it is now. */
   readonly setAside: StateFailure | undefined;
 
-  private constructor(path: string, file: Fd, kept: KeptOffer | undefined, setAside: StateFailure | undefined) {
-    this.#path = path;
+  private constructor(path: string, file: Fd | undefined, kept: KeptOffer | undefined, setAside?: StateFailure) {
+    this.path = path;
     this.#file = file;
     this.#kept = kept;
     this.setAside = setAside;
@@ -48,7 +49,7 @@ export class KeptState {
     const file = openStateFile(path);
     try {
       const found = readHead(path);
-      if (typeof found !== "string") return new KeptState(path, file, found, undefined);
+      if (typeof found !== "string") return new KeptState(path, file, found);
       const aside = { path: `${path}.bad`, reason: found };
       Deno.renameSync(path, aside.path);
       file[Symbol.dispose]();
@@ -59,16 +60,20 @@ export class KeptState {
     }
   }
 
+  /** Of a port that came from another process with its file open. */
+  static adopt(path: string): KeptState {
+    const found = readHead(path);
+    return new KeptState(path, undefined, typeof found === "string" ? undefined : found);
+  }
+
   /** So many queue pairs a port needs for the rings that may have been left. */
   queuePairs(offer: Offer): number {
     return Math.max(offer.queuePairs, this.#kept?.queuePairs ?? 0);
   }
 
-  /** Gives the file to a port with that many queue pairs, which keeps it open. No ring of it runs. */
-  begin(port: Port, queuePairs: number): void {
-    const bytes = stateFileBytes(queuePairs);
-    if (Deno.statSync(this.#path).size < bytes) Deno.truncateSync(this.#path, bytes);
-    port.keepState(this.#file);
+  /** Gives the file to a port, which keeps it open. No ring of it runs. */
+  begin(port: Port): void {
+    if (this.#file !== undefined) port.keepState(this.#file);
   }
 
   /** What to offer to the next front end: as before, while rings wait for it that were left. */
@@ -94,7 +99,7 @@ export class KeptState {
     });
     const head = new Uint8Array(stateHeadBytes).fill(0x20);
     new TextEncoder().encodeInto(`${kind} ${version} ${checksum(body)}\n${body}\n`, head);
-    using file = Deno.openSync(this.#path, { write: true });
+    using file = Deno.openSync(this.path, { write: true });
     file.writeSync(head);
   }
 
@@ -102,7 +107,7 @@ export class KeptState {
   end(port: Port): void {
     if (port.isLeft()) return;
     try {
-      Deno.removeSync(this.#path);
+      Deno.removeSync(this.path);
     } catch {
       // Without its folder it is gone, too.
     }

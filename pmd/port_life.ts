@@ -45,6 +45,11 @@ export interface PortLife {
   readonly recovered: number;
 }
 
+/** All of it as JSON can carry it, to another process. */
+export type CarriedLife = Omit<PortLife, "ended"> & {
+  readonly ended?: Omit<RingEnd, "packets"> & { readonly packets: Readonly<Record<keyof PacketCounts, string>> };
+};
+
 /** Takes the times of one port. */
 export class PortLog {
   readonly #count: () => PacketCounts;
@@ -73,6 +78,28 @@ export class PortLog {
       failure: this.#failure,
       recovered: this.#recovered,
     };
+  }
+
+  /** For `resume`. */
+  carried(): CarriedLife {
+    const { ended, ...life } = this.life;
+    if (ended === undefined) return life;
+    const { toGuest, fromGuest } = ended.packets;
+    return { ...life, ended: { ...ended, packets: { toGuest: `${toGuest}`, fromGuest: `${fromGuest}` } } };
+  }
+
+  /** Goes on where another process was. */
+  resume({ connected_ms, starts, started, ended, attempts, failure, recovered }: CarriedLife): void {
+    this.#connected_ms = connected_ms;
+    this.#starts = starts;
+    this.#started = started;
+    this.#ended = ended && {
+      ...ended,
+      packets: { toGuest: BigInt(ended.packets.toGuest), fromGuest: BigInt(ended.packets.fromGuest) },
+    };
+    this.#attempts = attempts;
+    this.#failure = failure;
+    this.#recovered = recovered;
   }
 
   /** Nobody listened where we connect to. */

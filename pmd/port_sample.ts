@@ -30,6 +30,14 @@ export function statsSince(now: VringStats, before: VringStats | undefined): Vri
   return Object.fromEntries(entries) as VringStats;
 }
 
+/** What two processes counted, one after the other; what the first did not know is missing. */
+export function statsSum(now: VringStats, before: Readonly<Record<string, bigint>> | undefined): VringStats {
+  if (before === undefined) return now;
+  return Object.fromEntries(
+    Object.entries(now).map(([name, value]) => [name, value + (before[name] ?? 0n)]),
+  ) as VringStats;
+}
+
 /** What one direction did between two moments. */
 export interface Rate {
   readonly packetsPerSecond: number;

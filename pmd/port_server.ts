@@ -4,22 +4,27 @@
  * @module
  */
 import type { Port, VringState } from "../ffi/port.ts";
-import type { Pump } from "../ffi/pump.ts";
+import type { SocketChannel } from "../ffi/channel.ts";
+import { signalEventfd } from "../ffi/fd.ts";
+import type { Pump, SocketOptions } from "../ffi/pump.ts";
 import { VringError } from "../ffi/library.ts";
-import { Backend } from "../vhost/backend.ts";
-import type { Channel } from "../vhost/channel.ts";
+import { Backend, type BackendOptions } from "../vhost/backend.ts";
 import type { Offer } from "../vhost/offer.ts";
+import { isRunning } from "../vhost/session.ts";
+import { bits, hex, type Json, readSession, rowOf, writeSession } from "../vhost/session_snapshot.ts";
 import { featureNames, hasFeature } from "../vhost/spec.ts";
 import { Budget } from "./budget.ts";
+import { beginRings, packDataplane, positionsOf, unpackDataplane } from "./guest_parcel.ts";
+import type { Inheritance, MovingPort, NamedFd, Parcel, ParcelFds, Positions } from "./parcel.ts";
 import type { Occurrence, PortEvent } from "./port_event.ts";
-import { type PacketCounts, PortLog } from "./port_life.ts";
+import { type CarriedLife, type PacketCounts, PortLog } from "./port_life.ts";
 import type { PortPlan } from "./port_plan.ts";
-import { isSame, type KeptState, type StateFailure } from "./kept_state.ts";
-import type { PortSample, PortState } from "./port_sample.ts";
-import { PortSocket } from "./port_socket.ts";
+import { isSame, KeptState, type StateFailure } from "./kept_state.ts";
+import { type PortSample, type PortState, statsSum } from "./port_sample.ts";
+import { PortSocket, type PortSocketParts } from "./port_socket.ts";
 import { Repeats } from "./repeats.ts";
 import { callAfter } from "./shared_timer.ts";
-import { PortStateTransfer } from "./state_transfer.ts";
+import { type Carried, PortStateTransfer } from "./state_transfer.ts";
 import { RingWatch } from "./ring_watch.ts";
 
 /** A session that ends earlier, and without a running ring, has come to nothing. */
@@ -53,7 +58,7 @@ export interface PortServerParts {
 
 interface Session {
   readonly backend: Backend | undefined;
-  readonly channel: Channel;
+  readonly channel: SocketChannel;
   readonly state: PortStateTransfer | undefined;
   readonly since_ms: number;
   /** Whether its beginning was told. */
@@ -79,10 +84,12 @@ export interface PortService extends Disposable {
   lookForBroken(): void;
   /** The port as it is now. */
   sample(): PortSample;
+  /** How it changes its process, if it can. */
+  readonly moving: MovingPort | undefined;
 }
 
 /** Serves a port from `open` until it is disposed of, before its pump and its engine. */
-export class PortServer implements PortService {
+export class PortServer implements PortService, MovingPort {
   readonly #parts: PortServerParts;
   readonly #vain: Repeats;
   readonly #turnedAway: Repeats;
@@ -95,7 +102,7 @@ export class PortServer implements PortService {
   #socket: PortSocket | undefined;
   #session: Session | undefined;
   /** The newcomer while another session is there. */
-  #candidate: { readonly channel: Channel; readonly timer: Disposable } | undefined;
+  #candidate: { readonly channel: SocketChannel; readonly timer: Disposable } | undefined;
   /** A pause before the next attempt, ours or the front end's. */
   #pause: Disposable | undefined;
   /** Attempts in a row that came to nothing. */
@@ -108,6 +115,9 @@ export class PortServer implements PortService {
   /** What was told of buffers that somebody who died had in hand. */
   #recovered = 0;
   #closed = false;
+  /** Another process has the port as well. */
+  #frozen = false;
+  #inherited: Inheritance | undefined;
 
   private constructor(parts: PortServerParts) {
     this.#parts = parts;
@@ -122,20 +132,57 @@ export class PortServer implements PortService {
   /** Listens, or begins to connect. Throws what `Pump.listen` throws. */
   static open(parts: PortServerParts): PortServer {
     const server = new PortServer(parts);
-    const { plan, pump, socketMode } = parts;
-    if (plan.mode === "server") {
-      const options = {
-        mode: socketMode,
-        accept: (channel: Channel) => server.#accept(channel),
-        refused: (reason: string) => server.#notAccepted(reason),
-      };
-      server.#socket = PortSocket.open({ pump, path: plan.socket, options, tell: (what) => server.#tell(what) });
+    if (parts.plan.mode === "server") {
+      server.#socket = PortSocket.open(server.#socketParts());
     } else {
       server.#pause = callAfter(0, () => server.#connect());
     }
     // What is told, nobody hears before the server is there.
     server.#soon = callAfter(0, () => server.#tellState());
     return server;
+  }
+
+  /** Goes on, frozen, with what another process had. Throws with the reason why it cannot. */
+  static adopt(parts: PortServerParts, state: Json, fds: ParcelFds): PortServer {
+    const row = rowOf(state, "port");
+    const { statePath } = row;
+    parts.port.keepState(fds.get("journal"));
+    const server = new PortServer({
+      ...parts,
+      state: typeof statePath === "string" ? KeptState.adopt(statePath) : undefined,
+    });
+    server.#frozen = true;
+    try {
+      if (parts.plan.mode === "server") {
+        const file = rowOf(row["file"], "socket's file");
+        const identity = { device: bits(file, "device"), inode: bits(file, "inode") };
+        const fd = fds.get("listener");
+        server.#socket = PortSocket.adopt(server.#socketParts(), fd.number, identity);
+        fd.take();
+      }
+      server.#log.resume(row["life"] as unknown as CarriedLife);
+      if (row["session"] !== null) server.#adoptSession(rowOf(row["session"], "session"), fds);
+      server.#soon = callAfter(0, () => server.#tellState());
+      return server;
+    } catch (error) {
+      server[Symbol.dispose]();
+      parts.port.reset();
+      throw error;
+    }
+  }
+
+  #socketParts(): PortSocketParts {
+    const { plan, pump, socketMode } = this.#parts;
+    const options: SocketOptions = {
+      mode: socketMode,
+      accept: (channel) => this.#accept(channel),
+      refused: (reason) => this.#notAccepted(reason),
+    };
+    return { pump, path: plan.socket, options, tell: (what) => this.#tell(what) };
+  }
+
+  get moving(): MovingPort {
+    return this;
   }
 
   get port(): Port {
@@ -157,7 +204,8 @@ export class PortServer implements PortService {
     this.#session?.state?.[Symbol.dispose]();
     this.#session?.channel.close();
     this.#session = undefined;
-    this.#parts.state?.end(this.port);
+    // Else it is another process's.
+    if (!this.#frozen) this.#parts.state?.end(this.port);
   }
 
   // What outlives us.
@@ -185,7 +233,7 @@ export class PortServer implements PortService {
 
   // Coming and going.
 
-  #accept(channel: Channel): void {
+  #accept(channel: SocketChannel): void {
     if (this.#session === undefined) return this.#admit(channel);
     if (this.#candidate !== undefined) return this.#turnAway(channel);
     const timer = callAfter(handover_ms, () => {
@@ -195,7 +243,7 @@ export class PortServer implements PortService {
     this.#candidate = { channel, timer };
   }
 
-  #turnAway(channel: Channel): void {
+  #turnAway(channel: SocketChannel): void {
     channel.close();
     if (!this.#turnedAway.again(performance.now())) return;
     this.#tell({ event: "refused", reason: "another one is connected: disconnect that first, or use another port" });
@@ -212,22 +260,31 @@ export class PortServer implements PortService {
   }
 
   /** Lets a front end in, late if it hurries in vain. */
-  #admit(channel: Channel): void {
+  #admit(channel: SocketChannel): void {
     const hurries = performance.now() - this.#lastEnd_ms < hurry_ms;
     if (this.plan.mode === "client" || this.#failures < vainMax || !hurries) return this.#begin(channel);
     this.#session = newSession(undefined, channel);
     this.#pause = callAfter(pauseAfter(this.#failures - vainMax + 1), () => this.#begin(channel));
   }
 
-  #begin(channel: Channel): void {
-    const { port, pump } = this.#parts;
+  #begin(channel: SocketChannel): void {
+    if (this.#frozen) channel.hold(true);
     this.#rings.begin();
     this.#offer = this.#currentOffer();
+    this.#session = this.#newSession(channel, undefined, undefined);
+    this.#waitReason = "";
+    if (this.#vain.isNews(performance.now())) this.#tellConnected();
+  }
+
+  #newSession(channel: SocketChannel, begun: BackendOptions["begun"], carried: Carried | undefined): Session {
+    const { port, pump } = this.#parts;
     const mtu = () => backend.state.mtu;
-    const state: PortStateTransfer = new PortStateTransfer({ port, pump, mtu, tell: (what) => this.#tell(what) });
+    const tell = (what: Occurrence) => this.#tell(what);
+    const state: PortStateTransfer = new PortStateTransfer({ port, pump, mtu, tell, carried });
     const backend: Backend = new Backend({
       state,
       channel,
+      begun,
       dataplane: port,
       offer: this.#offer,
       listener: {
@@ -238,9 +295,7 @@ export class PortServer implements PortService {
         closed: (reason) => this.#ended(reason),
       },
     });
-    this.#session = newSession(backend, channel, state);
-    this.#waitReason = "";
-    if (this.#vain.isNews(performance.now())) this.#tellConnected();
+    return newSession(backend, channel, state);
   }
 
   #tellConnected(): void {
@@ -288,7 +343,7 @@ export class PortServer implements PortService {
 
   /** Lets the waiting newcomer in, or connects again. */
   #next(): void {
-    if (this.#closed) return;
+    if (this.#closed || this.#frozen) return;
     if (this.plan.mode === "client") {
       this.#pause = callAfter(pauseAfter(this.#failures), () => this.#connect());
     } else if (this.#candidate !== undefined) {
@@ -300,6 +355,7 @@ export class PortServer implements PortService {
   }
 
   #connect(): void {
+    if (this.#frozen) return;
     try {
       this.#admit(this.#parts.pump.connect(this.plan.socket));
     } catch (error) {
@@ -312,6 +368,90 @@ export class PortServer implements PortService {
       if (this.#closed) return;
       this.#pause = callAfter(pauseAfter(this.#failures), () => this.#connect());
     }
+  }
+
+  // Changing its process.
+
+  freeze(): void {
+    this.#frozen = true;
+    this.#pause?.[Symbol.dispose]();
+    const session = this.#session;
+    for (const one of [this.#socket, this.#candidate?.channel, session?.channel]) one?.hold(true);
+    // One that was to wait for its turn need not: it is told nothing yet.
+    if (session !== undefined && session.backend === undefined) this.#begin(session.channel);
+  }
+
+  thaw(): void {
+    this.#frozen = false;
+    for (const one of [this.#socket, this.#candidate?.channel, this.#session?.channel]) one?.hold(false);
+    if (this.#session === undefined) return this.#next();
+    // What was done last in the other process may not have been told.
+    for (const { index, running } of this.#session.backend?.state.vrings ?? []) {
+      const call = running === undefined ? undefined : this.port.vringFd(index, "call");
+      if (call !== undefined) signalEventfd(call);
+    }
+  }
+
+  parcel(): Parcel {
+    const fds: NamedFd[] = [];
+    const { state, port } = this.#parts;
+    fds.push(["journal", port.stateFd()]);
+    const listener = this.#socket?.socket();
+    if (listener !== undefined) fds.push(["listener", listener.fd]);
+    const file = listener && { device: hex(listener.file.device), inode: hex(listener.file.inode) };
+    const session = this.#session === undefined ? null : this.#packSession(this.#session, fds);
+    const life = this.#log.carried() as unknown as Json;
+    return { state: { file: file ?? null, session, life, statePath: state?.path ?? null }, fds };
+  }
+
+  expel(reason: string): void {
+    if (this.#session === undefined) return;
+    // Closed for good, not only here.
+    this.#session.channel.hold(false);
+    this.#session.backend?.close();
+    this.#session.channel.close();
+    this.#ended(reason);
+  }
+
+  #packSession({ channel, backend, state }: Session, fds: NamedFd[]): Json {
+    const { port } = this.#parts;
+    fds.push(["connection", channel.socket()]);
+    if (backend!.requestSocket !== undefined) fds.push(["request", backend!.requestSocket]);
+    const dataplane = packDataplane(port, backend!.state);
+    fds.push(...dataplane.fds);
+    return { backend: writeSession(backend!.state), log: dataplane.log, carried: state!.carried() };
+  }
+
+  #adoptSession(row: { readonly [name: string]: Json }, fds: ParcelFds): void {
+    const { port, pump } = this.#parts;
+    const state = readSession(row["backend"]!, this.#offer);
+    unpackDataplane(port, state, row["log"]!, fds);
+    this.#rings.begin();
+    const fd = fds.get("connection");
+    const channel = pump.adopt(fd.number);
+    fd.take();
+    channel.hold(true);
+    const carried = row["carried"] as unknown as Carried;
+    const session = this.#newSession(channel, { state, requestSocket: fds.look("request") }, carried);
+    session.told = true;
+    session.everStarted = isRunning(state);
+    session.started_ms = session.everStarted ? session.since_ms : undefined;
+    this.#session = session;
+  }
+
+  positions(): Positions {
+    const { port } = this.#parts;
+    const backend = this.#session?.backend;
+    return backend === undefined ? { bases: [], announcements: [0, 0] } : positionsOf(port, backend.state);
+  }
+
+  begin(positions: Positions): void {
+    const backend = this.#session?.backend;
+    if (backend !== undefined) beginRings(this.#parts.port, backend.state, positions);
+  }
+
+  inherit(counters: Inheritance): void {
+    this.#inherited = counters;
   }
 
   // Looking after it.
@@ -353,7 +493,10 @@ export class PortServer implements PortService {
       reason: this.#waitReason || this.#socket?.reason,
       queuePairsUp: up.length,
       queuePairs,
-      counters: { toGuest: port.stats("toGuest"), fromGuest: port.stats("fromGuest") },
+      counters: {
+        toGuest: statsSum(port.stats("toGuest"), this.#inherited?.toGuest),
+        fromGuest: statsSum(port.stats("fromGuest"), this.#inherited?.fromGuest),
+      },
       life: this.#log.life,
     };
   }
@@ -386,7 +529,7 @@ export class PortServer implements PortService {
   }
 }
 
-function newSession(backend: Backend | undefined, channel: Channel, state?: PortStateTransfer): Session {
+function newSession(backend: Backend | undefined, channel: SocketChannel, state?: PortStateTransfer): Session {
   const since_ms = performance.now();
   return { backend, channel, state, since_ms, told: false, started_ms: undefined, everStarted: false };
 }

@@ -4,6 +4,8 @@
  * @module
  */
 import { DriverServer } from "./driver_server.ts";
+import type { Json } from "../vhost/session_snapshot.ts";
+import type { ParcelFds } from "./parcel.ts";
 import { UplinkServer } from "./uplink_server.ts";
 import { PortServer, type PortServerParts, type PortService } from "./port_server.ts";
 
@@ -14,4 +16,15 @@ export function openPortService(parts: PortServerParts): PortService {
   if (driver !== undefined) return DriverServer.open({ ...parts, plan: { ...plan, driver } });
   if (uplink !== undefined) return UplinkServer.open({ ...parts, plan: { ...plan, uplink } });
   return PortServer.open(parts);
+}
+
+/**
+ * Goes on, frozen, with what `MovingPort.parcel` packed; what is left of `fds` is the caller's. Throws with the reason
+ * why it cannot.
+ */
+export function adoptPortService(parts: PortServerParts, state: Json, fds: ParcelFds): PortService {
+  const { plan } = parts;
+  const { uplink } = plan;
+  if (uplink !== undefined) return UplinkServer.adopt({ ...parts, plan: { ...plan, uplink } }, state, fds);
+  return PortServer.adopt(parts, state, fds);
 }

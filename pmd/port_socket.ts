@@ -4,7 +4,7 @@
  * @module
  */
 import { VringError } from "../ffi/library.ts";
-import type { Pump, SocketOptions } from "../ffi/pump.ts";
+import type { Pump, SocketFile, SocketListener, SocketOptions } from "../ffi/pump.ts";
 import type { Occurrence } from "./port_event.ts";
 
 export interface PortSocketParts {
@@ -30,12 +30,12 @@ function fileAt(path: string): string | undefined {
 /** Listens until it is disposed of; removes the file then, if it is still its own. */
 export class PortSocket implements Disposable {
   readonly #parts: PortSocketParts;
-  #listener: Disposable;
+  #listener: SocketListener;
   #file: string | undefined;
   /** Why nobody can come, as it was told. */
   #reason: string | undefined;
 
-  private constructor(parts: PortSocketParts, listener: Disposable) {
+  private constructor(parts: PortSocketParts, listener: SocketListener) {
     this.#parts = parts;
     this.#listener = listener;
     this.#file = fileAt(parts.path);
@@ -44,6 +44,22 @@ export class PortSocket implements Disposable {
   /** Throws what `Pump.listen` throws. */
   static open(parts: PortSocketParts): PortSocket {
     return new PortSocket(parts, parts.pump.listen(parts.path, parts.options));
+  }
+
+  /** Takes over a socket that another process opened there, held, with the file that it had then. */
+  static adopt(parts: PortSocketParts, fd: number, file: SocketFile): PortSocket {
+    const { pump, path, options } = parts;
+    return new PortSocket(parts, pump.adoptListenerAt(fd, path, file, options));
+  }
+
+  /** Held, it lets nobody in; who comes waits. */
+  hold(held: boolean): void {
+    this.#listener.hold(held);
+  }
+
+  /** For `adopt`; the descriptor is borrowed. */
+  socket(): ReturnType<SocketListener["socket"]> {
+    return this.#listener.socket();
   }
 
   /** Why nobody can come, if that is so. */

@@ -26,7 +26,12 @@ export interface StateTransferParts {
   /** What NET_SET_MTU said. */
   readonly mtu: () => number | undefined;
   readonly tell: (occurrence: Occurrence) => void;
+  /** Of a session that another process has begun: what it had counted. */
+  readonly carried?: Carried | undefined;
 }
+
+/** What was counted of a guest, wherever it was, and whether that has gone to its next host. */
+export type Carried = Readonly<Record<Direction, StateCounters>> & { readonly saved: boolean };
 
 /** A state on its way in. What is beyond the limit is read, too: a front end that waits to write would stand still. */
 class Arrival implements Disposable {
@@ -78,12 +83,16 @@ export class PortStateTransfer implements StateTransfer, Disposable {
   readonly #parts: StateTransferParts;
   /** The port's counters when the session began: those before are of other guests. */
   readonly #before: Record<Direction, VringStats>;
-  #carried: Record<Direction, StateCounters> = { toGuest: {}, fromGuest: {} };
+  #carried: Readonly<Record<Direction, StateCounters>> = { toGuest: {}, fromGuest: {} };
   #saved = false;
   #arrival: Arrival | undefined;
 
   constructor(parts: StateTransferParts) {
     this.#parts = parts;
+    if (parts.carried !== undefined) {
+      this.#carried = parts.carried;
+      this.#saved = parts.carried.saved;
+    }
     this.#before = { toGuest: parts.port.stats("toGuest"), fromGuest: parts.port.stats("fromGuest") };
   }
 
@@ -99,6 +108,12 @@ export class PortStateTransfer implements StateTransfer, Disposable {
     writePipe(pipe.number, encodeState(state));
     this.#saved = true;
     tell({ event: "state_saved", ...summaryOf(state) });
+  }
+
+  /** For `StateTransferParts.carried`. Throws while a state is on its way in. */
+  carried(): Carried {
+    if (this.#arrival !== undefined) throw new Error("its guest's state is on its way: wait for it");
+    return { toGuest: this.#counted("toGuest"), fromGuest: this.#counted("fromGuest"), saved: this.#saved };
   }
 
   load(pipe: Fd): void {

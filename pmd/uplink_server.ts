@@ -5,11 +5,13 @@
  */
 import { VringError } from "../ffi/library.ts";
 import type { Port } from "../ffi/port.ts";
-import { Uplink } from "../ffi/uplink.ts";
+import { Uplink, type UplinkOptions, type UplinkState } from "../ffi/uplink.ts";
 import { type FeatureName, hasFeature } from "../vhost/spec.ts";
+import { bits, hex, type Json, number, rowOf } from "../vhost/session_snapshot.ts";
+import type { Inheritance, MovingPort, Parcel, ParcelFds, Positions } from "./parcel.ts";
 import type { Occurrence } from "./port_event.ts";
 import type { PortPlan, UplinkPlan } from "./port_plan.ts";
-import type { PortSample } from "./port_sample.ts";
+import { type PortSample, statsSum } from "./port_sample.ts";
 import type { PortServerParts, PortService } from "./port_server.ts";
 
 /** What such a port works with. */
@@ -18,9 +20,12 @@ export interface UplinkServerParts extends PortServerParts {
 }
 
 /** Looks after a port from `open` until it is disposed of, before its engine. */
-export class UplinkServer implements PortService {
+export class UplinkServer implements PortService, MovingPort {
   readonly #parts: UplinkServerParts;
   #uplink: Uplink | undefined;
+  /** Another process has it as well. */
+  #frozen = false;
+  #inherited: Inheritance | undefined;
 
   private constructor(parts: UplinkServerParts) {
     this.#parts = parts;
@@ -31,6 +36,19 @@ export class UplinkServer implements PortService {
     const server = new UplinkServer(parts);
     server.#attach();
     return server;
+  }
+
+  /** Goes on, frozen, with what another process had. Throws with the reason why it cannot. */
+  static adopt(parts: UplinkServerParts, state: Json, fds: ParcelFds): UplinkServer {
+    const server = new UplinkServer(parts);
+    server.#frozen = true;
+    const row = rowOf(state, "port");
+    if (row["uplink"] !== null) server.#adoptUplink(rowOf(row["uplink"], "uplink"), fds);
+    return server;
+  }
+
+  get moving(): MovingPort {
+    return this;
   }
 
   get port(): Port {
@@ -50,6 +68,7 @@ export class UplinkServer implements PortService {
 
   /** Attaches again to an interface that was deleted, once it is there again or can be made. */
   tick(): void {
+    if (this.#frozen) return;
     if (this.#uplink !== undefined) return this.#uplink.gone ? this.#detach() : undefined;
     try {
       this.#attach();
@@ -59,6 +78,7 @@ export class UplinkServer implements PortService {
   }
 
   lookForBroken(): void {
+    if (this.#frozen) return;
     const rings = Array.from({ length: 2 * (this.#uplink?.queuePairs ?? 0) }, (_, ring) => ring);
     if (rings.some((ring) => this.port.vringState(ring).broken !== undefined)) this.#detach();
   }
@@ -75,14 +95,81 @@ export class UplinkServer implements PortService {
       state: this.#uplink === undefined ? "waiting" : "running",
       queuePairsUp: this.#uplink === undefined ? 0 : queuePairs,
       queuePairs,
-      counters: { toGuest: this.port.stats("toGuest"), fromGuest: this.port.stats("fromGuest") },
+      counters: {
+        toGuest: statsSum(this.port.stats("toGuest"), this.#inherited?.toGuest),
+        fromGuest: statsSum(this.port.stats("fromGuest"), this.#inherited?.fromGuest),
+      },
     };
   }
 
-  #attach(): void {
-    const { port, plan: { uplink: { kind, interface: name, mtu, gro, copy }, offer } } = this.#parts;
+  // Changing its process.
+
+  freeze(): void {
+    this.#frozen = true;
+    this.#uplink?.share(true);
+  }
+
+  thaw(): void {
+    this.#frozen = false;
+    this.#uplink?.share(false);
+  }
+
+  parcel(): Parcel {
+    const uplink = this.#uplink;
+    if (uplink === undefined) return { state: { uplink: null }, fds: [] };
+    const { mtu, created, up } = uplink;
+    if (this.#parts.plan.uplink.kind === "xdp") {
+      throw new Error("its frames lie in memory of this process (AF_XDP): use packet:IF, or restart");
+    }
+    const { features, ...rest } = uplink.state;
+    return {
+      state: { uplink: { mtu, created, up, state: { ...rest, features: hex(features) }, queues: uplink.queuePairs } },
+      fds: uplink.fds.map((fd, pair) => [`queue${pair}`, fd]),
+    };
+  }
+
+  /** There is no front end. */
+  expel(): void {}
+
+  positions(): Positions {
+    const pairs = Array.from({ length: this.#uplink?.queuePairs ?? 0 }, (_, pair) => pair);
+    return { bases: pairs.map((pair) => this.port.vringState(2 * pair + 1).base), announcements: [0, 0] };
+  }
+
+  #adoptUplink(row: { readonly [name: string]: Json }, fds: ParcelFds): void {
+    const state = rowOf(row["state"], "state of the uplink");
+    const numbers = ["index", "mtu_before", "header_bytes", "created", "tap_header_bytes", "raised"] as const;
+    const known = Object.fromEntries(numbers.map((key) => [key, number(state, key)]));
+    const taken = Array.from({ length: number(row, "queues") }, (_, pair) => fds.get(`queue${pair}`));
+    if (taken.length > this.plan.offer.queuePairs) {
+      throw new Error(`${taken.length} queue pairs are in use, and ${this.plan.offer.queuePairs} are planned`);
+    }
+    const found = { mtu: number(row, "mtu"), created: row["created"] === true, up: row["up"] === true };
+    this.#uplink = Uplink.adopt(
+      { ...this.#options(), queuePairs: taken.length },
+      found,
+      { ...known, features: bits(state, "features") } as UplinkState,
+      taken.map((fd) => fd.number),
+    );
+    for (const fd of taken) fd.take();
+  }
+
+  begin({ bases }: Positions): void {
+    const uplink = this.#uplink;
+    if (uplink === undefined) return;
+    for (let pair = 0; pair < uplink.queuePairs; pair++) uplink.beginAt(pair, bases[pair] ?? 0);
+    this.port.attach(uplink);
+    this.port.setMtu(uplink.mtu);
+  }
+
+  inherit(counters: Inheritance): void {
+    this.#inherited = counters;
+  }
+
+  #options(): UplinkOptions {
+    const { plan: { uplink: { kind, interface: name, mtu, gro, copy }, offer } } = this.#parts;
     const takes = (feature: FeatureName) => hasFeature(offer.features, feature);
-    const uplink = Uplink.open({
+    return {
       kind,
       name,
       queuePairs: offer.queuePairs,
@@ -90,7 +177,12 @@ export class UplinkServer implements PortService {
       gro: gro ?? takes("GUEST_TSO4"),
       offloads: takes("GUEST_CSUM"),
       copy,
-    });
+    };
+  }
+
+  #attach(): void {
+    const { port } = this.#parts;
+    const uplink = Uplink.open(this.#options());
     try {
       port.attach(uplink);
     } catch (error) {

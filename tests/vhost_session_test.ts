@@ -10,7 +10,8 @@ import fc from "fast-check";
 import type { Region } from "../vhost/dataplane.ts";
 import { makeOffer } from "../vhost/offer.ts";
 import { type PayloadOf, requestName, requests, type Row } from "../vhost/request.ts";
-import { isRunning } from "../vhost/session.ts";
+import { isRunning, type SessionState } from "../vhost/session.ts";
+import { readSession, writeSession } from "../vhost/session_snapshot.ts";
 import { featureSet, headerFlags } from "../vhost/spec.ts";
 import {
   addressOf,
@@ -200,6 +201,13 @@ function compare(peer: Peer): void {
   assert.ok(kept === 0 || kept === 1, `${kept} fds are held beside the data plane's; only the request socket may be`);
 }
 
+/** Another process would have the same. */
+function survives(state: SessionState): void {
+  if (state.postCopy === "advised" || state.postCopy === "listening") return;
+  const text = JSON.stringify(writeSession(state));
+  assert.deepEqual(readSession(JSON.parse(text), state.offer), state);
+}
+
 function play(peer: Peer, sequence: readonly Message[], advances: readonly number[] = [0]): void {
   for (const [i, message] of sequence.entries()) {
     peer.dataplane.advance = advances[i % advances.length]!;
@@ -207,6 +215,7 @@ function play(peer: Peer, sequence: readonly Message[], advances: readonly numbe
     if (peer.closed !== undefined) break;
     compare(peer);
   }
+  if (peer.closed === undefined) survives(peer.backend.state);
   peer.finish();
 }
 

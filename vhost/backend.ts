@@ -41,6 +41,8 @@ export interface BackendOptions {
   readonly listener: BackendListener;
   /** Where DEVICE_STATE is on offer. The caller ends it with the session. */
   readonly state?: StateTransfer | undefined;
+  /** A session that another process has begun; the data plane has what belongs to it. */
+  readonly begun?: { readonly state: SessionState; readonly requestSocket: Fd | undefined } | undefined;
 }
 
 /** What is sent back. */
@@ -67,18 +69,24 @@ export class Backend implements ChannelListener {
   /** In post-copy: the request whose regions were located for the front end, until it has said that it knows. */
   #located: RawMessage | undefined;
 
-  constructor({ channel, dataplane, offer, listener, state }: BackendOptions) {
+  constructor({ channel, dataplane, offer, listener, state, begun }: BackendOptions) {
     this.#channel = channel;
     this.#dataplane = dataplane;
     this.#listener = listener;
     this.#transfer = state;
-    this.#state = initialSession(offer);
+    this.#state = begun?.state ?? initialSession(offer);
+    this.#requestSocket = begun?.requestSocket?.move();
     channel.listen(this);
   }
 
   /** What was negotiated and configured so far. */
   get state(): SessionState {
     return this.#state;
+  }
+
+  /** The socket for requests of ours, still the session's. */
+  get requestSocket(): number | undefined {
+    return this.#requestSocket?.number;
   }
 
   /** Ends the session from our side. May be called again. */

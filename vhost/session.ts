@@ -367,7 +367,7 @@ function setMtu(before: SessionState, payload: bigint): Step<never> {
 }
 
 /** With the feature, no longer frame may go to the guest (virtio 5.1.4.1); without it, the guest was told of none. */
-function mtuOf({ features = 0n, mtu }: SessionState): number | undefined {
+export function mtuOf({ features = 0n, mtu }: SessionState): number | undefined {
   return hasFeature(features, "MTU") ? mtu : undefined;
 }
 

@@ -24,6 +24,8 @@ pub const path_bytes_max = 107;
 pub const pumps_max = 32;
 /// Listeners, connections and watched fds of one pump, together.
 pub const pump_tokens_max = 4096;
+/// Addresses that an engine knows at once.
+pub const macs_max = 8192;
 /// Events that one call of `pump_wait` returns.
 pub const pump_batch_max = 64;
 
@@ -208,6 +210,49 @@ pub const Packet = extern struct {
 
     comptime {
         assertShape(Packet, 20);
+    }
+};
+
+/// Of a socket that listens at a path: the file, so that no other is taken for it. Both 0: it has none.
+pub const SocketFile = extern struct {
+    device: u64,
+    inode: u64,
+
+    comptime {
+        assertShape(SocketFile, 16);
+    }
+};
+
+/// Who is at the other end of a connection.
+pub const SocketPeer = extern struct {
+    pid: i32,
+    uid: u32,
+
+    comptime {
+        assertShape(SocketPeer, 8);
+    }
+};
+
+/// What an open interface is beside its descriptors, for another process to go on with it.
+pub const UplinkState = extern struct {
+    /// What the kernel does for us, as features of a device.
+    features: u64,
+    /// Of the interface, as long as it is the same.
+    index: i32,
+    /// Of one that was there before, and whose MTU was changed: what it was; else 0.
+    mtu_before: u32,
+    /// Of what is sent.
+    header_bytes: u32,
+    // Of a tap:
+    /// It goes with us.
+    created: u32,
+    /// To be restored, where it was there before.
+    tap_header_bytes: i32,
+    /// It was set up by us.
+    raised: u32,
+
+    comptime {
+        assertShape(UplinkState, 32);
     }
 };
 

@@ -37,9 +37,14 @@ pub const Connection = struct {
     outbox: Outbox = .{},
 
     pub fn close(connection: *Connection) void {
+        sys.shutdown(connection.socket);
+        connection.forget();
+    }
+
+    /// Closes this end alone: whoever else has the socket goes on.
+    pub fn forget(connection: *Connection) void {
         connection.dropFds();
         connection.outbox.clear();
-        sys.shutdown(connection.socket);
         sys.close(connection.socket);
     }
 

@@ -21,6 +21,9 @@ pub const DirtyLog = struct {
     /// SIGBUS faults in it: the front end truncated its file.
     faults: fault.Counter,
     bits: []u8,
+    /// Where it lies: a duplicate of the file's descriptor, or -1 where there were no more, and the place in the file.
+    fd: i32,
+    offset: u64,
     /// An eventfd that is signalled when pages were marked, or -1; whoever has the log owns it.
     bell: i32,
 
@@ -45,6 +48,8 @@ pub const DirtyLog = struct {
         errdefer sys.unmap(log.map);
         log.guard = fault.watch(log.map, &log.faults) orelse return error.LimitReached;
         log.bits = log.map[@intCast(lead)..][0..@intCast(bytes)];
+        log.fd = sys.duplicate(fd) catch -1;
+        log.offset = offset;
         return log;
     }
 
@@ -52,6 +57,7 @@ pub const DirtyLog = struct {
     pub fn destroy(log: *DirtyLog) void {
         fault.forget(log.guard);
         sys.unmap(log.map);
+        if (log.fd >= 0) sys.close(log.fd);
         std.heap.c_allocator.destroy(log);
     }
 

@@ -65,6 +65,8 @@ pub const Engine = struct {
     /// The control thread's own, once it moves frames itself.
     burst: ?*Burst,
     faults_seen: u32,
+    /// Workers are held from `pause` on, for calls to come: another process has the rings, or is to have them.
+    at_rest: bool,
 
     pub fn create(config: abi.EngineConfig) Error!*Engine {
         if (config.ports_max == 0 or config.ports_max > abi.ports_max) return error.InvalidArgument;
@@ -74,6 +76,7 @@ pub const Engine = struct {
         engine.ports_max = config.ports_max;
         engine.worker_count = 0;
         engine.burst = null;
+        engine.at_rest = false;
         engine.faults_seen = fault.total.load(.monotonic);
         engine.attention = try sys.eventfd();
         return engine;
@@ -82,6 +85,7 @@ pub const Engine = struct {
     /// Ends all workers, then closes all ports.
     pub fn destroy(engine: *Engine) void {
         for (engine.fabric.ports) |port| if (port) |each| each.memory.post_copy.abandon();
+        if (engine.at_rest) engine.leave();
         for (engine.workers[0..engine.worker_count]) |worker| worker.destroy();
         engine.worker_count = 0;
         for (&engine.fabric.ports) |*slot| {
@@ -93,6 +97,26 @@ pub const Engine = struct {
         if (engine.burst) |burst| burst.destroy();
         sys.close(engine.attention);
         std.heap.page_allocator.destroy(engine);
+    }
+
+    /// Stops all rings for another process to go on where they stand: between two bursts, so that nothing is in hand.
+    /// Unlike `stopVring` this ends nothing: each stays as it is, for `proceed`. Meanwhile the rings are not touched.
+    pub fn pause(engine: *Engine) error{Stuck}!void {
+        try engine.hold();
+        engine.at_rest = true;
+    }
+
+    /// Lets all rings go on, those too that were started at rest.
+    pub fn proceed(engine: *Engine) void {
+        if (!engine.at_rest) return;
+        engine.at_rest = false;
+        engine.release();
+    }
+
+    /// Takes the rings from the workers at rest, so that these can end without a look at them.
+    fn leave(engine: *Engine) void {
+        for (engine.fabric.ports) |port| if (port) |each| engine.stopAll(each);
+        engine.proceed();
     }
 
     pub fn addWorker(engine: *Engine, config: abi.WorkerConfig) Error!u32 {
@@ -513,6 +537,7 @@ pub const Engine = struct {
     }
 
     fn hold(engine: *Engine) error{Stuck}!void {
+        if (engine.at_rest) return;
         const workers = engine.workers[0..engine.worker_count];
         for (workers) |worker| worker.ask();
         const deadline = sys.nanoseconds() + engine.patience();
@@ -530,6 +555,7 @@ pub const Engine = struct {
     }
 
     fn release(engine: *Engine) void {
+        if (engine.at_rest) return;
         for (engine.workers[0..engine.worker_count]) |worker| worker.release();
     }
 };
@@ -635,6 +661,99 @@ test "what goes into a port that drives comes out of the one that serves, and ba
             try loop.engine.resetPort(loop.driving);
             try std.testing.expect(!loop.guest.isBusy());
         }
+    }
+}
+
+/// A guest that sends without end, and a worker that takes what comes.
+const Stream = struct {
+    engine: *Engine,
+    port: *Port,
+
+    fn create(guest: *Guest) !Stream {
+        const engine: *Engine = try .create(.{ .ports_max = 1, .mac_age_ms = 1000 });
+        _ = try engine.addWorker(.{ .cpu = -1, .idle = .adaptive });
+        _ = try engine.openPort(.{ .queue_pairs = 1, .mtu = 0 });
+        const stream: Stream = .{ .engine = engine, .port = engine.fabric.ports[0].? };
+        try engine.pause();
+        try engine.setMemory(stream.port, &.{guest.region()}, &.{guest.fd});
+        return stream;
+    }
+
+    /// At rest, from where the ring stands.
+    fn start(stream: Stream, guest: *Guest, base: u32) !void {
+        const ring = guest.vring(1);
+        const vring = &stream.port.vrings[1];
+        try stream.engine.startVring(stream.port, vring, .{
+            .features = guest.config.features,
+            .desc_gpa = ring.desc_gpa,
+            .avail_gpa = ring.avail_gpa,
+            .used_gpa = ring.used_gpa,
+            .log_gpa = 0,
+            .size = ring.size,
+            .base = base,
+            .flags = 0,
+        });
+        try stream.engine.enableVring(vring, true);
+        stream.engine.proceed();
+    }
+
+    fn expectMore(stream: Stream) !void {
+        const taken: *volatile u64 = &stream.port.vrings[1].stats.packets;
+        const before = taken.*;
+        for (0..5000) |_| {
+            if (taken.* > before + 1000) return;
+            sys.sleep(1_000_000);
+        }
+        return error.TestUnexpectedResult;
+    }
+};
+
+test "rings at rest go on, in this engine and in the next, and no frame is missing" {
+    const version_1 = @as(u64, 1) << 32;
+    for ([_]u64{ version_1, version_1 | 1 << 34, version_1 | 1 << 34 | 1 << 29 }) |features| {
+        var config = std.mem.zeroes(abi.GuestConfig);
+        config.features = features;
+        config.queue_pairs = 1;
+        config.ring_size = 64;
+        config.buffer_bytes = 2048;
+        config.frame_bytes_max = 1514;
+        const guest: *Guest = try .open(config);
+        defer guest.close();
+        var traffic = std.mem.zeroes(abi.GuestTraffic);
+        traffic.source_mac = 0x0200_0000_000a;
+        traffic.destination_mac = 0x0200_0000_000b;
+        traffic.frame_bytes = 60;
+        traffic.flows = 1;
+        traffic.queues = 1;
+        traffic.burst = 32;
+        traffic.send = 1;
+        traffic.wait = .yield;
+        traffic.cpu = -1;
+        try guest.start(traffic);
+        var taken: u64 = 0;
+        var base = guest.vring(1).base;
+        for (0..4) |round| {
+            const stream: Stream = try .create(guest);
+            try stream.start(guest, base);
+            try stream.expectMore();
+            if (round % 2 == 0) {
+                // Nobody went on in its place.
+                try stream.engine.pause();
+                const stats = stream.port.vrings[1].stats;
+                sys.sleep(5_000_000);
+                try std.testing.expectEqual(stats, stream.port.vrings[1].stats);
+                stream.engine.proceed();
+                try stream.expectMore();
+            }
+            if (round == 3) guest.stop();
+            if (round == 3) sys.sleep(200_000_000);
+            try stream.engine.pause();
+            base = stream.port.vrings[1].state().base;
+            taken += stream.port.vrings[1].stats.packets;
+            stream.engine.destroy();
+        }
+        try std.testing.expectEqual(guest.stats.sent + guest.stats.announced, taken);
+        try std.testing.expectEqual(0, guest.stats.broken);
     }
 }
 

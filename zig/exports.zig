@@ -78,6 +78,27 @@ pub export fn engine_check(handle: u32) i32 {
     return 0;
 }
 
+/// Stops all rings for another process to go on where they stand, until `engine_proceed`. Calls in between are carried
+/// out, and come into force with that.
+pub export fn engine_pause(handle: u32) i32 {
+    const engine = engines.get(handle) orelse return status(.no_such_handle);
+    engine.pause() catch |reason| return failure(reason);
+    return 0;
+}
+
+pub export fn engine_proceed(handle: u32) i32 {
+    const engine = engines.get(handle) orelse return status(.no_such_handle);
+    engine.proceed();
+    return 0;
+}
+
+/// All addresses that were learned: 48 bits as they lie in a frame, and behind them the number of the port + 1. Returns
+/// how many.
+pub export fn engine_macs(handle: u32, words: [*]u64, count: u32) i32 {
+    const engine = engines.get(handle) orelse return status(.no_such_handle);
+    return @intCast(engine.fabric.macs.all(words[0..count], sys.milliseconds()));
+}
+
 // Ports and rings.
 
 /// Returns the port's number.
@@ -113,17 +134,18 @@ pub export fn journal_open(path: [*]const u8, path_bytes: u32) i32 {
     return Journal.openFile(path[0..path_bytes]) catch |reason| failure(reason);
 }
 
-/// Bytes that such a file of a port with so many queue pairs has.
-pub export fn journal_bytes(queue_pairs: u32) i32 {
-    return @intCast(Journal.fileBytes(2 * @min(queue_pairs, abi.queue_pairs_max)));
-}
-
 /// What is known of the port's rings is what such a file says, and goes there from now on. None of them runs. On
 /// success the fd is taken over.
 pub export fn port_set_journal(handle: u32, number: u32, fd: i32) i32 {
     const place = portOf(handle, number) orelse return status(.no_such_handle);
     place.engine.setJournal(place.port, fd) catch |reason| return failure(reason);
     return 0;
+}
+
+/// Returns the fd, the port's own, of what is known of its rings.
+pub export fn port_journal_fd(handle: u32, number: u32) i32 {
+    const place = portOf(handle, number) orelse return status(.no_such_handle);
+    return place.port.journal.fd;
 }
 
 /// 1: a ring of the port runs, or was left by somebody who could not stop it; 0: none.
@@ -168,6 +190,45 @@ pub export fn uplink_close(handle: u32) i32 {
 pub export fn uplink_gone(handle: u32) i32 {
     const uplink = uplinks.get(handle) orelse return status(.no_such_handle);
     return @intFromBool(uplink.isGone());
+}
+
+/// Fills in what a process needs that is to go on with it, beside the fds. Fails for AF_XDP.
+pub export fn uplink_state(handle: u32, state: *abi.UplinkState) i32 {
+    const uplink = uplinks.get(handle) orelse return status(.no_such_handle);
+    state.* = uplink.state() catch |reason| return failure(reason);
+    return 0;
+}
+
+/// Returns the fd, the uplink's own, of a queue pair.
+pub export fn uplink_fd(handle: u32, pair: u32) i32 {
+    const uplink = uplinks.get(handle) orelse return status(.no_such_handle);
+    return uplink.fdOf(pair) catch |reason| failure(reason);
+}
+
+/// Returns a handle. On success it owns the fds, one for each queue pair. It is shared.
+pub export fn uplink_adopt(uplink: *const abi.Uplink, state: *const abi.UplinkState, fds: [*]const i32) i32 {
+    if (uplink.queue_pairs > abi.queue_pairs_max) return status(.invalid_argument);
+    const adopted = Uplink.adopt(uplink, state.*, fds[0..uplink.queue_pairs]) catch |reason| return failure(reason);
+    return handleOf(uplinks.open(adopted)) orelse {
+        // The caller has the fds still.
+        adopted.destroy();
+        return status(.limit_reached);
+    };
+}
+
+/// Where to go on in the ring of a queue pair, of one that was adopted and is not attached yet.
+pub export fn uplink_begin_at(handle: u32, pair: u32, position: u32) i32 {
+    const uplink = uplinks.get(handle) orelse return status(.no_such_handle);
+    if (pair >= uplink.queuePairs() or uplink.positions == null) return status(.invalid_argument);
+    uplink.positions.?[pair] = position;
+    return 0;
+}
+
+/// 1: another process has it too, and closing it leaves all as it is. 0: it is ours alone.
+pub export fn uplink_share(handle: u32, shared: u32) i32 {
+    const uplink = uplinks.get(handle) orelse return status(.no_such_handle);
+    uplink.shared = shared != 0;
+    return 0;
 }
 
 /// Makes a port lead to an interface, until `port_reset`.
@@ -230,6 +291,33 @@ pub export fn port_announce(handle: u32, number: u32, low: u32, high: u32) i32 {
     const place = portOf(handle, number) orelse return status(.no_such_handle);
     place.engine.announce(place.port, @as(u64, high) << 32 | low) catch |reason| return failure(reason);
     return 0;
+}
+
+/// Returns how often the guest is still to be announced, and as whom.
+pub export fn port_announcements(handle: u32, number: u32, mac: *u64) i32 {
+    const place = portOf(handle, number) orelse return status(.no_such_handle);
+    mac.* = place.port.vrings[1].announce_mac;
+    return @intCast(place.port.vrings[1].announce_count);
+}
+
+/// Returns the fd, the port's own, of the region with this guest address and size.
+pub export fn port_region_fd(handle: u32, number: u32, region: *const abi.Region) i32 {
+    const place = portOf(handle, number) orelse return status(.no_such_handle);
+    return place.port.memory.fdOf(region.*) orelse status(.no_such_handle);
+}
+
+/// Returns the fd, the port's own, of its log, and which `part` of the file that is.
+pub export fn port_log_fd(handle: u32, number: u32, part: *abi.Region) i32 {
+    const place = portOf(handle, number) orelse return status(.no_such_handle);
+    const log = place.port.log orelse return status(.no_such_handle);
+    part.* = .{ .gpa = 0, .size_bytes = log.bits.len, .mmap_offset = log.offset };
+    return if (log.fd >= 0) log.fd else status(.limit_reached);
+}
+
+/// Returns the eventfd, the port's own, that is signalled when pages were marked.
+pub export fn port_log_bell(handle: u32, number: u32) i32 {
+    const place = portOf(handle, number) orelse return status(.no_such_handle);
+    return if (place.port.log_bell >= 0) place.port.log_bell else status(.no_such_handle);
 }
 
 /// Addresses that were learned of a port, as they lie in a frame; 256 at most. Returns their number.
@@ -325,6 +413,14 @@ pub export fn vring_set_fd(handle: u32, number: u32, index: u32, kind: u32, fd: 
     const which = std.enums.fromInt(abi.VringFd, kind) orelse return status(.invalid_argument);
     place.engine.setVringFd(place.vring, which, fd) catch |reason| return failure(reason);
     return 0;
+}
+
+/// Returns the eventfd, the ring's own; `kind` is a `VringFd`.
+pub export fn vring_fd(handle: u32, number: u32, index: u32, kind: u32) i32 {
+    const place = vringOf(handle, number, index) orelse return status(.no_such_handle);
+    const which = std.enums.fromInt(abi.VringFd, kind) orelse return status(.invalid_argument);
+    const fd = place.vring.fdOf(which).*;
+    return if (fd >= 0) fd else status(.no_such_handle);
 }
 
 pub export fn vring_state(handle: u32, number: u32, index: u32, state: *abi.VringState) i32 {
@@ -442,6 +538,44 @@ pub export fn pump_adopt_listener(handle: u32, fd: i32) i32 {
     return tokenOf(pump.adoptListener(fd));
 }
 
+/// Returns a token; on success the socket belongs to it, which listens at `path` and had this file there. It is held.
+pub export fn pump_adopt_listener_at(
+    handle: u32,
+    fd: i32,
+    path: [*]const u8,
+    path_bytes: u32,
+    file: *const abi.SocketFile,
+) i32 {
+    const pump = pumps.get(handle) orelse return status(.no_such_handle);
+    return tokenOf(pump.adoptListenerAt(fd, path[0..path_bytes], file.*));
+}
+
+/// 1: neither reads nor accepts any more, and closing leaves socket and file as they are. 0: as before.
+pub export fn pump_hold(handle: u32, token: u32, held: u32) i32 {
+    const pump = pumps.get(handle) orelse return status(.no_such_handle);
+    pump.hold(token, held != 0) catch |reason| return failure(reason);
+    return 0;
+}
+
+/// Returns the fd, the pump's own, of what is held, and of a listener its file. `busy`: a message is under way.
+pub export fn pump_socket(handle: u32, token: u32, file: *abi.SocketFile) i32 {
+    const pump = pumps.get(handle) orelse return status(.no_such_handle);
+    return pump.socketOf(token, file) catch |reason| return failure(reason);
+}
+
+/// Ends a connection both ways; what came before still comes, and then the hangup.
+pub export fn pump_shut(handle: u32, token: u32) i32 {
+    const pump = pumps.get(handle) orelse return status(.no_such_handle);
+    pump.shut(token) catch |reason| return failure(reason);
+    return 0;
+}
+
+pub export fn pump_peer(handle: u32, token: u32, peer: *abi.SocketPeer) i32 {
+    const pump = pumps.get(handle) orelse return status(.no_such_handle);
+    peer.* = pump.peerOf(token) catch |reason| return failure(reason);
+    return 0;
+}
+
 /// Returns a token whose events tell that the fd, borrowed and never read, became readable.
 pub export fn pump_watch(handle: u32, fd: i32) i32 {
     const pump = pumps.get(handle) orelse return status(.no_such_handle);
@@ -455,7 +589,8 @@ pub export fn pump_resume(handle: u32, token: u32) i32 {
     return 0;
 }
 
-/// Sends a message, or queues it; borrows `fds`. `closed`: it is lost, and a hangup event follows.
+/// Sends a message, or queues it; borrows `fds`. Returns 0 when the kernel has all of it, 1 when some waits. `closed`:
+/// it is lost, and a hangup event follows.
 pub export fn pump_send(
     handle: u32,
     token: u32,
@@ -467,13 +602,13 @@ pub export fn pump_send(
     fd_count: u32,
 ) i32 {
     const pump = pumps.get(handle) orelse return status(.no_such_handle);
-    pump.send(token, .{
+    const sent = pump.send(token, .{
         .request = request,
         .flags = flags,
         .payload = payload[0..payload_bytes],
         .fds = fds[0..fd_count],
     }) catch |reason| return failure(reason);
-    return 0;
+    return @intFromBool(!sent);
 }
 
 /// Closes what the token stands for; no event follows.
@@ -694,6 +829,12 @@ pub export fn transfer_compare(handle: u32, differences: [*]abi.GuestDifference,
 }
 
 // The machine.
+
+/// A clock that all processes of the machine share, in nanoseconds.
+pub export fn steady_clock(time_ns: *u64) i32 {
+    time_ns.* = sys.nanoseconds();
+    return 0;
+}
 
 /// Returns how long a cache line takes from one CPU to another, in nanoseconds; takes some milliseconds. `busy`:
 /// somebody else had one of them all the time.

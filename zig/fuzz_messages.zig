@@ -211,7 +211,7 @@ const Messages = struct {
         @memset(payload[0..size], @truncate(link.answers));
         const fds = self.presents[0..random.below(self.presents.len + 1)];
         for (0..if (random.once(16)) 40 else 1) |_| {
-            self.pump.send(link.token, .{
+            _ = self.pump.send(link.token, .{
                 .request = link.answers,
                 .flags = 5,
                 .payload = payload[0..size],

@@ -10,7 +10,7 @@ const fault = @import("fault.zig");
 const spec = @import("spec.zig");
 const sys = @import("sys.zig");
 
-pub const Error = error{ OutOfMemory, WrongFd, FileTooShort, LimitReached, System };
+pub const Error = error{ OutOfMemory, WrongFd, LimitReached, System };
 
 /// The file's head belongs to those who open it.
 pub const head_bytes = abi.journal_head_bytes_max;
@@ -172,11 +172,11 @@ pub const Journal = struct {
         return fd;
     }
 
-    /// Of a file, which it takes over: of zeros, or as somebody left it.
+    /// Of a file, which it takes over: short, of zeros, or as somebody left it.
     pub fn open(fd: i32, rings: usize) Error!*Journal {
         const file = sys.fileInfo(fd) catch return error.WrongFd;
         if (!file.regular) return error.WrongFd;
-        if (file.size < fileBytes(rings)) return error.FileTooShort;
+        if (file.size < fileBytes(rings)) try sys.resize(fd, fileBytes(rings));
         const journal = std.heap.c_allocator.create(Journal) catch return error.OutOfMemory;
         errdefer std.heap.c_allocator.destroy(journal);
         journal.fd = fd;
@@ -226,7 +226,7 @@ pub const Journal = struct {
     }
 
     /// Of so many rings; most of it are holes.
-    pub fn fileBytes(rings: usize) u64 {
+    fn fileBytes(rings: usize) u64 {
         return shadowAt(rings);
     }
 

@@ -42,6 +42,18 @@ pub const Listener = struct {
         return .{ .socket = socket, .path = .{}, .file = null };
     }
 
+    /// Takes over a socket that another process of ours opened, and the file that it had then.
+    pub fn adoptAt(socket: i32, path: []const u8, file: abi.SocketFile) Error!Listener {
+        const known: ?Identity = if (file.inode == 0) null else .{ .device = file.device, .inode = file.inode };
+        return .{ .socket = socket, .path = try Path.init(path), .file = known };
+    }
+
+    /// For `adoptAt`.
+    pub fn fileOf(listener: *const Listener) abi.SocketFile {
+        const file = listener.file orelse return .{ .device = 0, .inode = 0 };
+        return .{ .device = file.device, .inode = file.inode };
+    }
+
     /// Removes the socket's file, unless another has taken its place.
     pub fn close(listener: *Listener) void {
         // While the socket is open its file's number cannot be used again.

@@ -15,6 +15,10 @@ const Bucket = struct {
     seen_ms: [ways]std.atomic.Value(u32),
 };
 
+comptime {
+    std.debug.assert(ways * buckets == @import("abi.zig").macs_max);
+}
+
 const address_mask = 0xffff_ffff_ffff;
 const ahead_ms_max = 60_000;
 /// Of one port, that are told.
@@ -94,6 +98,21 @@ pub const MacTable = struct {
                 } else count += 1;
                 macs[place] = word & address_mask;
                 ages[place] = age;
+            }
+        }
+        return count;
+    }
+
+    /// All that is known, as it is kept: the address, and the port + 1 in the bits from 48 on. Returns how many.
+    pub fn all(table: *const MacTable, words: []u64, now_ms: u32) usize {
+        var count: usize = 0;
+        for (&table.buckets) |*bucket| {
+            for (&bucket.entries, &bucket.seen_ms) |*entry, *seen| {
+                const word = entry.load(.monotonic);
+                if (word == 0 or ageOf(seen.load(.monotonic), now_ms) > table.age_ms) continue;
+                if (count == words.len) return count;
+                words[count] = word;
+                count += 1;
             }
         }
         return count;

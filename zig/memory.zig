@@ -28,6 +28,8 @@ pub const Mapping = struct {
     /// Where `gpa` is mapped here.
     host: [*]u8 = undefined,
     mmap_offset: u64 = 0,
+    /// A duplicate of the file's, for a process that is to go on in our place; -1: there were no more to be had.
+    fd: i32 = -1,
     map: []align(std.heap.page_size_min) u8 = &.{},
     guard: fault.Guard = .none,
     /// Where it is registered.
@@ -67,6 +69,14 @@ pub const Memory = struct {
     pub fn hostOf(memory: *const Memory, region: abi.Region) ?[*]u8 {
         for (memory.rows[0..memory.count]) |*row| {
             if (row.gpa == region.gpa and row.size == region.size_bytes) return row.host;
+        }
+        return null;
+    }
+
+    /// The file of a region, still ours; null when there is no such region, or no descriptor of it was kept.
+    pub fn fdOf(memory: *const Memory, region: abi.Region) ?i32 {
+        for (memory.rows[0..memory.count]) |*row| {
+            if (row.gpa == region.gpa and row.size == region.size_bytes) return if (row.fd >= 0) row.fd else null;
         }
         return null;
     }
@@ -243,6 +253,7 @@ pub const Table = struct {
             .size = region.size_bytes,
             .host = map.ptr + lead,
             .mmap_offset = region.mmap_offset,
+            .fd = sys.duplicate(fd) catch -1,
             .map = map,
             .guard = guard,
         };
@@ -253,6 +264,7 @@ pub fn unmap(row: *Mapping) void {
     if (row.post_copy) |post_copy| post_copy.forget(row.map);
     fault.forget(row.guard);
     sys.unmap(row.map);
+    if (row.fd >= 0) sys.close(row.fd);
     row.* = .{};
 }
 

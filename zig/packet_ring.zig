@@ -51,6 +51,13 @@ pub const PacketRing = struct {
         ring.start();
     }
 
+    /// Goes on where another process, which is at rest, stands in the same ring.
+    pub fn openAt(ring: *PacketRing, fd: i32, position: u32) sys.Error!void {
+        ring.map = try sys.mapShared(fd, 0, blocks * block_bytes);
+        ring.next = position % slots;
+        ring.taken = 0;
+    }
+
     fn start(ring: *PacketRing) void {
         ring.next = 0;
         ring.taken = 0;

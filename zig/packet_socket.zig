@@ -88,6 +88,17 @@ pub const PacketSockets = struct {
         for (sockets.fds[1..sockets.queue_pairs]) |fd| try setNumber(fd, option.fanout, group | fanout_hash << 16);
     }
 
+    /// Goes on with sockets that another process opened.
+    pub fn adopt(sockets: *PacketSockets, known: abi.UplinkState, fds: []const i32) void {
+        sockets.* = .{
+            .fds = undefined,
+            .queue_pairs = @intCast(fds.len),
+            .header_bytes = known.header_bytes,
+            .features = known.features,
+        };
+        @memcpy(sockets.fds[0..fds.len], fds);
+    }
+
     pub fn close(sockets: *PacketSockets) void {
         for (sockets.fds[0..sockets.queue_pairs]) |fd| sys.close(fd);
         sockets.queue_pairs = 0;

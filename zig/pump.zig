@@ -36,6 +36,8 @@ const accept_pause_ns = 1_000_000_000;
 const Entry = struct {
     /// A connection that is not read until it is resumed.
     paused: bool = true,
+    /// Neither read nor accepted from: another process has the socket as well, and closing ours leaves it as it is.
+    held: bool = false,
     /// Why to hang up, once that was decided outside of a wait.
     verdict: ?connection_file.Verdict = null,
     /// A connection: when its message must be whole. A listener: when to accept again.
@@ -171,6 +173,71 @@ pub const Pump = struct {
         return pump.insertListener(.adopt(socket));
     }
 
+    /// On success the socket belongs to the pump, one that listens already at a path, with the file that it had there.
+    /// It is held.
+    pub fn adoptListenerAt(pump: *Pump, socket: i32, path: []const u8, file: abi.SocketFile) Error!u32 {
+        if (try sys.socketKind(socket) != .listener) return error.WrongFd;
+        try sys.setNonblocking(socket);
+        const listener: Listener = try .adoptAt(socket, path, file);
+        pump.mutex.lock();
+        defer pump.mutex.unlock();
+        const token = try pump.insert(.{ .listener = listener }, sys.event_once);
+        const entry = pump.entries.find(token) catch unreachable;
+        entry.held = true;
+        return token;
+    }
+
+    // For a handover.
+
+    /// Leaves a listener or a connection alone, or looks after it again. What has been read of it before comes still,
+    /// with the events of the wait under way.
+    pub fn hold(pump: *Pump, token: u32, held: bool) Error!void {
+        pump.mutex.lock();
+        defer pump.mutex.unlock();
+        const entry = try pump.entries.find(token);
+        if (entry.body == .watch) return error.NoSuchHandle;
+        entry.held = held;
+        pump.arm(token, entry);
+    }
+
+    /// The socket of a held connection or listener, still ours. `Busy`: a part of a message is with us, on its way in
+    /// or out.
+    pub fn socketOf(pump: *Pump, token: u32, file: *abi.SocketFile) Error!i32 {
+        pump.mutex.lock();
+        defer pump.mutex.unlock();
+        const entry = try pump.entries.find(token);
+        if (!entry.held) return error.InvalidArgument;
+        if (entry.verdict != null) return error.Closed;
+        switch (entry.body) {
+            .listener => |*listener| file.* = listener.fileOf(),
+            .connection => |*connection| {
+                file.* = .{ .device = 0, .inode = 0 };
+                if (connection.isMidMessage() or !connection.outbox.isEmpty()) return error.Busy;
+            },
+            .watch => return error.NoSuchHandle,
+        }
+        return entry.fd();
+    }
+
+    /// Ends a connection both ways. What the peer sent before still comes, and then the hangup: nothing that it sends
+    /// from now on arrives.
+    pub fn shut(pump: *Pump, token: u32) Error!void {
+        pump.mutex.lock();
+        defer pump.mutex.unlock();
+        const entry = try pump.entries.find(token);
+        if (entry.body != .connection) return error.NoSuchHandle;
+        sys.shutdown(entry.fd());
+    }
+
+    pub fn peerOf(pump: *Pump, token: u32) Error!abi.SocketPeer {
+        pump.mutex.lock();
+        defer pump.mutex.unlock();
+        const entry = try pump.entries.find(token);
+        if (entry.body != .connection) return error.NoSuchHandle;
+        const peer = try sys.socketPeer(entry.fd());
+        return .{ .pid = peer.pid, .uid = peer.uid };
+    }
+
     /// Reports each time that an fd, borrowed, becomes readable anew; never reads it.
     pub fn watch(pump: *Pump, fd: i32) Error!u32 {
         const own = try sys.duplicate(fd);
@@ -180,8 +247,9 @@ pub const Pump = struct {
         return pump.insert(.{ .watch = own }, sys.event_in | sys.event_edge);
     }
 
-    /// Sends a message, or queues it; borrows the fds. `Closed`: it is lost, and the connection with it.
-    pub fn send(pump: *Pump, token: u32, message: Message) Error!void {
+    /// Sends a message, or queues it; borrows the fds. Whether all of it is the kernel's now, which delivers it
+    /// whatever becomes of us. `Closed`: it is lost, and the connection with it.
+    pub fn send(pump: *Pump, token: u32, message: Message) Error!bool {
         if (message.payload.len > abi.message_payload_max) return error.LimitReached;
         if (message.fds.len > abi.message_fds_max) return error.LimitReached;
         var buffer: [outbox.message_bytes_max]u8 = undefined;
@@ -193,12 +261,13 @@ pub const Pump = struct {
         if (entry.verdict != null) return error.Closed;
         const connection = &entry.body.connection;
         connection.send(bytes, message.fds) catch |reason| return pump.sendFailed(token, entry, reason);
-        if (connection.outbox.isEmpty()) return;
+        if (connection.outbox.isEmpty()) return true;
         if (entry.send_due == never) {
             entry.send_due = pump.dueIn(pump.stall_limit_ns);
             if (pump.waiting) _ = sys.eventfdSignal(pump.alarm);
         }
         pump.arm(token, entry);
+        return false;
     }
 
     /// Only a bad fd is the caller's fault. All else ends the connection.
@@ -292,6 +361,7 @@ pub const Pump = struct {
     }
 
     fn accept(pump: *Pump, token: u32, entry: *Entry, batch: *Batch) void {
+        if (entry.held) return;
         if (pump.acceptOne(&entry.body.listener)) |connection| {
             if (connection) |accepted| _ = batch.add(.accepted, token, @intCast(accepted));
             pump.arm(token, entry);
@@ -322,7 +392,7 @@ pub const Pump = struct {
             error.Closed => entry.body.connection.outbox.clear(),
             else => return pump.hangUp(token, entry, -1000 - @as(i32, sys.lastErrno()), batch),
         };
-        if (!entry.paused) switch (entry.body.connection.receive()) {
+        if (!entry.paused and !entry.held) switch (entry.body.connection.receive()) {
             .incomplete => {
                 const begun = entry.body.connection.isMidMessage();
                 if (begun and entry.read_due == never) entry.read_due = pump.dueIn(pump.stall_limit_ns);
@@ -404,8 +474,8 @@ pub const Pump = struct {
         // Whoever else holds the file would keep it in the set.
         sys.epollRemove(pump.set, entry.fd());
         switch (entry.body) {
-            .listener => |*listener| listener.close(),
-            .connection => |*connection| connection.close(),
+            .listener => |*listener| if (entry.held) sys.close(listener.socket) else listener.close(),
+            .connection => |*connection| if (entry.held) connection.forget() else connection.close(),
             .watch => |fd| sys.close(fd),
         }
         pump.entries.remove(token);
@@ -415,9 +485,11 @@ pub const Pump = struct {
     fn arm(pump: *Pump, token: u32, entry: *Entry) void {
         var events: u32 = 0;
         switch (entry.body) {
-            .listener => events |= sys.event_in,
+            .listener => if (!entry.held) {
+                events |= sys.event_in;
+            },
             .connection => |*connection| {
-                if (!entry.paused or entry.verdict != null) events |= sys.event_in;
+                if ((!entry.paused and !entry.held) or entry.verdict != null) events |= sys.event_in;
                 if (!connection.outbox.isEmpty()) events |= sys.event_out;
             },
             .watch => unreachable,
@@ -612,7 +684,7 @@ test "a peer that is only silent is left in peace, and so is one that sends whol
 fn fill(rig: *Rig) !u32 {
     var count: u32 = 0;
     while ((try rig.pump.entries.find(rig.token)).body.connection.outbox.isEmpty()) : (count += 1) {
-        try rig.pump.send(rig.token, .{ .request = count, .flags = 5, .payload = "12345678", .fds = &.{} });
+        _ = try rig.pump.send(rig.token, .{ .request = count, .flags = 5, .payload = "12345678", .fds = &.{} });
     }
     return count;
 }
@@ -623,7 +695,7 @@ test "what the peer reads late arrives whole, in order and with its fds" {
     var count = try fill(&rig);
     for (0..20) |_| {
         const fds = [_]i32{rig.pump.alarm};
-        try rig.pump.send(rig.token, .{ .request = count, .flags = 5, .payload = "12345678", .fds = &fds });
+        _ = try rig.pump.send(rig.token, .{ .request = count, .flags = 5, .payload = "12345678", .fds = &fds });
         count += 1;
     }
     try testing.expectEqual(0, (try rig.poll()).len);
@@ -655,7 +727,7 @@ test "a peer that reads nothing is hung up on when too much waits" {
         defer rig.deinit();
         const message: Message = .{ .request = 1, .flags = 5, .payload = "", .fds = &.{rig.peer} };
         for (0..100_000) |_| {
-            rig.pump.send(rig.token, message) catch |reason| {
+            _ = rig.pump.send(rig.token, message) catch |reason| {
                 try testing.expectEqual(error.Closed, reason);
                 break;
             };
@@ -703,7 +775,7 @@ test "an old token does nothing to the connection that came in its place" {
     try testing.expectError(error.NoSuchHandle, rig.pump.close(old));
     try testing.expectError(error.NoSuchHandle, rig.pump.close(0));
     try testing.expectError(error.NoSuchHandle, rig.pump.close(std.math.maxInt(u32)));
-    try rig.pump.send(new, message);
+    _ = try rig.pump.send(new, message);
 }
 
 test "a watched fd reports each change and is never read; a wake is told once" {
@@ -762,12 +834,12 @@ const Echo = struct {
                     echo.answers += 1;
                     for (event.fds[0..event.fd_count]) |fd| sys.close(fd);
                     const payload = event.payload[0..event.size_bytes];
-                    echo.pump.send(event.token, .{
+                    _ = echo.pump.send(event.token, .{
                         .request = event.request,
                         .flags = 5,
                         .payload = payload,
                         .fds = &.{},
-                    }) catch {};
+                    }) catch false;
                     echo.pump.resumeReading(event.token) catch {};
                 },
             };
@@ -821,4 +893,70 @@ fn waitAgain(pump: *Pump) Error!void {
     var events: [2]abi.PumpEvent = undefined;
     // The other thread may be between two of its waits.
     while (true) _ = try pump.wait(&events, 0);
+}
+
+test "what is held is neither read nor closed for others, and goes on where it was" {
+    var rig = try Rig.init(10_000);
+    defer rig.deinit();
+    var file: abi.SocketFile = undefined;
+    try testing.expectError(error.InvalidArgument, rig.pump.socketOf(rig.token, &file));
+    try rig.pump.hold(rig.token, true);
+    try rig.write(std.mem.asBytes(&[3]u32{ 7, 1, 0 }), &.{});
+    try testing.expectEqual(0, try rig.pump.wait(&rig.events, 20));
+    // Another process goes on.
+    const other = try sys.duplicate(try rig.pump.socketOf(rig.token, &file));
+    try rig.pump.close(rig.token);
+    rig.token = try rig.pump.adopt(other);
+    try rig.pump.resumeReading(rig.token);
+    try testing.expectEqual(1, try rig.pump.wait(&rig.events, 1000));
+    try testing.expectEqual(.message, rig.events[0].kind);
+    try testing.expectEqual(7, rig.events[0].request);
+    // A part of a message stays with whoever has read it.
+    try rig.pump.resumeReading(rig.token);
+    try rig.write("part", &.{});
+    try testing.expectEqual(0, try rig.pump.wait(&rig.events, 20));
+    try rig.pump.hold(rig.token, true);
+    try testing.expectError(error.Busy, rig.pump.socketOf(rig.token, &file));
+    try rig.pump.hold(rig.token, false);
+    try rig.write(std.mem.asBytes(&[3]u32{ 0, 1, 0 })[4..], &.{});
+    try testing.expectEqual(1, try rig.pump.wait(&rig.events, 1000));
+    try testing.expectEqual(.message, rig.events[0].kind);
+}
+
+test "what was sent before a connection was shut arrives, and nothing that is sent later" {
+    var rig = try Rig.init(10_000);
+    defer rig.deinit();
+    try rig.write(std.mem.asBytes(&[3]u32{ 7, 1, 0 }), &.{});
+    try rig.pump.shut(rig.token);
+    try testing.expectError(error.System, sys.send(rig.peer, "late", &.{}));
+    try testing.expectEqual(1, try rig.pump.wait(&rig.events, 1000));
+    try testing.expectEqual(.message, rig.events[0].kind);
+    try rig.pump.resumeReading(rig.token);
+    try testing.expectEqual(1, try rig.pump.wait(&rig.events, 1000));
+    try testing.expectEqual(.hangup, rig.events[0].kind);
+}
+
+test "a held listener keeps its file, and another that adopts it removes it" {
+    const path = "/tmp/vring-held.sock";
+    const pump = try Pump.create(10_000);
+    defer pump.destroy() catch unreachable;
+    const token = try pump.listen(path, 0o600);
+    try pump.hold(token, true);
+    var file: abi.SocketFile = undefined;
+    const other = try sys.duplicate(try pump.socketOf(token, &file));
+    try pump.close(token);
+    const client = try sys.socket();
+    defer sys.close(client);
+    try sys.connect(client, path);
+    const adopted = try pump.adoptListenerAt(other, path, file);
+    var events: [4]abi.PumpEvent = undefined;
+    try testing.expectEqual(0, try pump.wait(&events, 20));
+    try pump.hold(adopted, false);
+    try testing.expectEqual(1, try pump.wait(&events, 1000));
+    try testing.expectEqual(.accepted, events[0].kind);
+    try testing.expectEqual(sys.threadId(), (try pump.peerOf(@intCast(events[0].value))).pid);
+    try pump.close(adopted);
+    const late = try sys.socket();
+    defer sys.close(late);
+    try testing.expectError(error.System, sys.connect(late, path));
 }

@@ -244,6 +244,10 @@ pub fn openOwn(path: [*:0]const u8) Error!i32 {
     return checkFd(linux.open(path, .{ .ACCMODE = .RDWR, .CREAT = true, .NOFOLLOW = true, .CLOEXEC = true }, 0o600));
 }
 
+pub fn resize(fd: i32, bytes: u64) Error!void {
+    _ = try check(linux.ftruncate(fd, @intCast(bytes)));
+}
+
 /// Makes room for a part of a file, whose size grows by it where it must.
 pub fn allocate(fd: i32, offset: u64, bytes: u64) Error!void {
     _ = try check(linux.fallocate(fd, 0, @intCast(offset), @intCast(bytes)));
@@ -542,6 +546,16 @@ fn socketOption(fd: i32, name: u32) Error!i32 {
     var len: linux.socklen_t = @sizeOf(i32);
     _ = try check(linux.getsockopt(fd, linux.SOL.SOCKET, name, @ptrCast(&value), &len));
     return value;
+}
+
+pub const SocketPeer = struct { pid: i32, uid: u32 };
+
+/// Who connected, or who listened there when we did (unix(7), SO_PEERCRED).
+pub fn socketPeer(fd: i32) Error!SocketPeer {
+    var credentials: extern struct { pid: i32, uid: u32, gid: u32 } = undefined;
+    var len: linux.socklen_t = @sizeOf(@TypeOf(credentials));
+    _ = try check(linux.getsockopt(fd, linux.SOL.SOCKET, linux.SO.PEERCRED, @ptrCast(&credentials), &len));
+    return .{ .pid = credentials.pid, .uid = credentials.uid };
 }
 
 /// The bytes that there are, at most `bytes.len`; 0 is the end. The kernel drops fds that come with them.

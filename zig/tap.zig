@@ -128,9 +128,28 @@ pub const Tap = struct {
         tap.raised = true;
     }
 
+    /// Goes on with queues that another process opened.
+    pub fn adopt(tap: *Tap, name: [16]u8, known: abi.UplinkState, fds: []const i32) void {
+        tap.* = .{
+            .name = name,
+            .fds = undefined,
+            .queue_pairs = @intCast(fds.len),
+            .created = known.created != 0,
+            .header_bytes = known.tap_header_bytes,
+            .raised = known.raised != 0,
+            .features = known.features,
+        };
+        @memcpy(tap.fds[0..fds.len], fds);
+    }
+
     /// What was made goes, and what was there before is as it was.
     pub fn close(tap: *Tap) void {
         if (!tap.created and tap.queue_pairs > 0) tap.restore() catch {};
+        tap.forget();
+    }
+
+    /// Leaves the interface as it is, which another process goes on with.
+    pub fn forget(tap: *Tap) void {
         for (tap.fds[0..tap.queue_pairs]) |fd| sys.close(fd);
         tap.queue_pairs = 0;
     }

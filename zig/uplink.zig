@@ -19,6 +19,10 @@ pub const Uplink = struct {
     /// Of an interface that was there, whose MTU was changed.
     mtu_before: ?u32,
     gro: bool,
+    /// Another process has it, too: closing it leaves all as it is.
+    shared: bool,
+    /// Where to go on in the rings of an adopted one.
+    positions: ?[abi.queue_pairs_max]u32,
     way: union(abi.UplinkKind) { tap: Tap, packet: PacketSockets, xdp: XdpQueues },
 
     /// Fills in what is found, and at a failure the step.
@@ -30,6 +34,8 @@ pub const Uplink = struct {
         errdefer std.heap.c_allocator.destroy(uplink);
         uplink.name = config.name;
         uplink.gro = config.gro != 0;
+        uplink.shared = false;
+        uplink.positions = null;
         uplink.index = interface.indexOf(config.name) catch -1;
         uplink.mtu_before = if (config.mtu == 0) null else interface.mtuOf(config.name) catch null;
         errdefer uplink.restoreMtu();
@@ -51,6 +57,66 @@ pub const Uplink = struct {
         return uplink;
     }
 
+    /// Goes on with what another process opened, and takes the fds over: one for each queue pair. It is shared.
+    pub fn adopt(config: *const abi.Uplink, known: abi.UplinkState, fds: []const i32) Error!*Uplink {
+        if (config.queue_pairs == 0 or config.queue_pairs > abi.queue_pairs_max) return error.InvalidArgument;
+        const uplink = try std.heap.c_allocator.create(Uplink);
+        errdefer std.heap.c_allocator.destroy(uplink);
+        uplink.* = .{
+            .name = config.name,
+            .index = known.index,
+            .mtu_before = if (known.mtu_before == 0) null else known.mtu_before,
+            .gro = config.gro != 0,
+            .shared = true,
+            .positions = @splat(0),
+            .way = undefined,
+        };
+        switch (config.kind) {
+            .tap => {
+                uplink.way = .{ .tap = undefined };
+                uplink.way.tap.adopt(config.name, known, fds);
+            },
+            .packet => {
+                uplink.way = .{ .packet = undefined };
+                uplink.way.packet.adopt(known, fds);
+            },
+            // Its memory for frames is that of one process.
+            .xdp => return error.InvalidArgument,
+        }
+        return uplink;
+    }
+
+    /// For `adopt`.
+    pub fn state(uplink: *const Uplink) Error!abi.UplinkState {
+        var known = std.mem.zeroes(abi.UplinkState);
+        known.index = uplink.index;
+        known.mtu_before = uplink.mtu_before orelse 0;
+        switch (uplink.way) {
+            .tap => |*tap| {
+                known.features = tap.features;
+                known.created = @intFromBool(tap.created);
+                known.tap_header_bytes = tap.header_bytes;
+                known.raised = @intFromBool(tap.raised);
+            },
+            .packet => |*sockets| {
+                known.features = sockets.features;
+                known.header_bytes = sockets.header_bytes;
+            },
+            .xdp => return error.InvalidArgument,
+        }
+        return known;
+    }
+
+    /// The descriptor of a queue pair, still ours.
+    pub fn fdOf(uplink: *const Uplink, pair: usize) Error!i32 {
+        if (pair >= uplink.queuePairs()) return error.InvalidArgument;
+        return switch (uplink.way) {
+            .tap => |*tap| tap.fds[pair],
+            .packet => |*sockets| sockets.fds[pair],
+            .xdp => error.InvalidArgument,
+        };
+    }
+
     fn restoreMtu(uplink: *const Uplink) void {
         const mtu = uplink.mtu_before orelse return;
         if (!uplink.isGone()) interface.changeMtu(uplink.name, mtu) catch {};
@@ -59,9 +125,15 @@ pub const Uplink = struct {
     /// What was made goes, and what was there before is as it was. Ports that are attached still have it.
     pub fn close(uplink: *Uplink) void {
         switch (uplink.way) {
+            .tap => |*tap| if (uplink.shared) tap.forget() else tap.close(),
             inline else => |*way| way.close(),
         }
-        uplink.restoreMtu();
+        if (!uplink.shared) uplink.restoreMtu();
+        uplink.destroy();
+    }
+
+    /// Leaves its descriptors to the caller.
+    pub fn destroy(uplink: *Uplink) void {
         std.heap.c_allocator.destroy(uplink);
     }
 
@@ -93,7 +165,7 @@ pub const Uplink = struct {
                 .features = sockets.features,
                 .header_bytes = sockets.header_bytes,
                 .receives = receives,
-                .way = .ring,
+                .way = .{ .ring = if (uplink.positions) |known| known[pair] else null },
                 .gro = uplink.gro,
             },
             .xdp => |*queues| .{

@@ -39,8 +39,9 @@ pub const UplinkQueue = struct {
 
     pub const Error = error{ InvalidArgument, OutOfMemory, System };
 
-    /// How frames come and go: one a call; the same, but received in a ring; or in rings.
-    pub const Way = union(enum) { file, ring, xdp: *XdpSocket };
+    /// How frames come and go: one a call; the same, but received in a ring, of which the place to go on at may be
+    /// known; or in rings.
+    pub const Way = union(enum) { file, ring: ?u32, xdp: *XdpSocket };
 
     /// How to make one. The fd is borrowed for the call.
     pub const Config = struct { fd: i32, features: u64, header_bytes: u32, receives: bool, way: Way, gro: bool };
@@ -64,10 +65,10 @@ pub const UplinkQueue = struct {
             .file => if (config.receives) {
                 queue.source = .{ .reader = try PacketReader.open(queue.fd) };
             },
-            .ring => if (config.receives) {
+            .ring => |place| if (config.receives) {
                 const ring = try allocator.create(PacketRing);
                 errdefer allocator.destroy(ring);
-                try ring.open(queue.fd);
+                if (place) |known| try ring.openAt(queue.fd, known) else try ring.open(queue.fd);
                 queue.source = .{ .ring = ring };
             },
             .xdp => |socket| {
@@ -94,6 +95,11 @@ pub const UplinkQueue = struct {
         sys.unmap(queue.linear);
         sys.close(queue.fd);
         allocator.destroy(queue);
+    }
+
+    /// The place in its ring, for another process to go on there; 0 where it has none.
+    pub fn position(queue: *const UplinkQueue) u32 {
+        return if (queue.source == .ring) queue.source.ring.next else 0;
     }
 
     /// Whether there is something to be read; it need not look every time. Or, of a queue that sends, whether it takes

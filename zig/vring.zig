@@ -228,9 +228,13 @@ pub const Vring = struct {
     }
 
     pub fn state(vring: *const Vring) abi.VringState {
-        const base = if (!vring.started or vring.peer != .guest) 0 else switch (vring.format) {
-            .split => vring.ring.split.baseOf(),
-            .packed_ring => vring.ring.packed_ring.baseOf(),
+        const base = if (!vring.started) 0 else switch (vring.peer) {
+            .guest => switch (vring.format) {
+                .split => vring.ring.split.baseOf(),
+                .packed_ring => vring.ring.packed_ring.baseOf(),
+            },
+            .back_end => 0,
+            .uplink => |queue| queue.position(),
         };
         return .{
             .base = base,

@@ -207,8 +207,10 @@ pub const Worker = struct {
         if (worker.cpu >= 0) sys.bindToCpu(@intCast(worker.cpu)) catch {};
         worker.born = sys.cycles();
         var idle_since: u64 = 0;
-        while (!worker.quit.load(.acquire)) {
+        while (true) {
             if (worker.requested.load(.acquire)) worker.yield();
+            // Looked at behind that: of an engine that ends at rest nobody may touch a ring any more.
+            if (worker.quit.load(.acquire)) return;
             const found = worker.round();
             worker.stats.rounds += 1;
             if (found) {

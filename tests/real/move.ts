@@ -63,35 +63,48 @@ export class Migrate {
 class Host {
   readonly folder: string;
   serve: Serve;
-  readonly #restart: () => Promise<Serve>;
+  readonly #start: (...more: string[]) => Promise<Serve>;
+  readonly #join: () => Promise<string>;
 
-  private constructor(folder: string, serve: Serve, restart: () => Promise<Serve>) {
+  private constructor(
+    folder: string,
+    serve: Serve,
+    start: (...more: string[]) => Promise<Serve>,
+    join: () => Promise<string>,
+  ) {
     this.folder = folder;
     this.serve = serve;
-    this.#restart = restart;
+    this.#start = start;
+    this.#join = join;
   }
 
   static async start(network: NetworkNamespace, path: string, name: string, ports: readonly string[]): Promise<Host> {
     const folder = `${path}/${name}`;
     Deno.mkdirSync(folder);
-    const run = async () => {
+    const run = (...more: string[]) => {
       const settings = ports.flatMap((port, number) => [
         ...["--port", `name=port${number},socket=${folder}/port${number}.sock${port}`],
       ]);
-      const serve = await Serve.startBehind(
-        network.prefix,
-        ...["--dir", folder, ...settings, "--uplink", `tap:${name}`],
-      );
-      await network.run(`ip link set ${name} master br0 up`);
-      return serve;
+      return Serve.startBehind(network.prefix, "--dir", folder, ...settings, "--uplink", `tap:${name}`, ...more);
     };
-    return new Host(folder, await run(), run);
+    const join = () => network.run(`ip link set ${name} master br0 up`);
+    const serve = await run();
+    await join();
+    return new Host(folder, serve, run, join);
   }
 
   /** SIGKILL, and then the same command line again. */
   async replaceServe(): Promise<void> {
     await this.serve.program.stop("SIGKILL");
-    this.serve = await this.#restart();
+    this.serve = await this.#start();
+    await this.#join();
+  }
+
+  /** Another goes on in its place. */
+  async takeOver(): Promise<void> {
+    const old = this.serve;
+    this.serve = await this.#start("--takeover");
+    assert.equal((await old.program.finished).code, 0);
   }
 }
 
@@ -163,10 +176,20 @@ export class Move implements AsyncDisposable {
   }
 
   /** Moves the guest to the other host, where it is alive. */
-  async there(...options: string[]): Promise<MoveResult> {
+  there(...options: string[]): Promise<MoveResult> {
+    return this.thereDuring(undefined, ...options);
+  }
+
+  /** The same; something is done once memory is on its way. */
+  async thereDuring(act: (() => Promise<void>) | undefined, ...options: string[]): Promise<MoveResult> {
     const to = await this.awaiting();
     try {
-      const { code, result, errors } = await this.migrate(to, ...options).finished();
+      const migrate = this.migrate(to, ...options);
+      if (act !== undefined) {
+        await migrate.underWay();
+        await act();
+      }
+      const { code, result, errors } = await migrate.finished();
       assert.equal(code, 0, errors);
       assert.deepEqual([result.event, result.destination.status], ["migrated", "running"]);
       await this.guest.close();

@@ -21,6 +21,11 @@ export class NetworkNamespace implements AsyncDisposable {
     return new NetworkNamespace(holder);
   }
 
+  /** A process that is there, for commands that name a network so. */
+  get pid(): number {
+    return this.#holder.pid;
+  }
+
   /** What to put in front of a command that is to run there. */
   get prefix(): string[] {
     const pid = `${this.#holder.pid}`;

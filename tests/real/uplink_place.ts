@@ -23,6 +23,11 @@ export class UplinkPlace implements AsyncDisposable {
     return Serve.startBehind(this.network.prefix, ...this.#arguments("serve", uplinks));
   }
 
+  /** In the place of the one that runs. */
+  takeOver(...uplinks: string[]): Promise<Serve> {
+    return Serve.startBehind(this.network.prefix, ...this.#arguments("serve", uplinks), "--takeover");
+  }
+
   /** What it says where it cannot begin, and its exit code. */
   async refusal(uplink: string, prefix: readonly string[] = []): Promise<[number, string]> {
     const [command, ...words] = [
