@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { makeOffer } from "../vhost/offer.ts";
 import type { PayloadOf } from "../vhost/request.ts";
 import { inflight } from "../vhost/wire.ts";
-import { guestFeatures, packedFeatures, Peer } from "./vhost_peer.ts";
+import { addressOf, guestFeatures, packedFeatures, Peer } from "./vhost_peer.ts";
 
 type Inflight = PayloadOf<"SET_INFLIGHT_FD">;
 
@@ -63,7 +63,7 @@ Deno.test("Memory is taken before rings run, as it is; what cannot hold the ring
   peer.refuses("SET_INFLIGHT_FD", of(2, 4), /memory of 0 bytes/);
   peer.refuses("SET_INFLIGHT_FD", of(5, 4, 1n << 20n), /5 queues/);
   peer.refuses("SET_INFLIGHT_FD", of(2, 0, 1n << 20n), /queues of 0/);
-  peer.dataplane.takeCalls();
+  peer.tell("SET_INFLIGHT_FD", of(4, 256, 0x8000n), { needReply: true });
   peer.startVring(1);
   peer.refuses("SET_INFLIGHT_FD", of(4, 256, 0x8000n), /rings run: stop them first/);
   assert.equal(peer.base(1), 0);
@@ -75,6 +75,29 @@ Deno.test("Packed rings need more room", () => {
   const peer = begun(packedFeatures);
   peer.refuses("SET_INFLIGHT_FD", of(1, 4, 159n), /1 queues of 4 need 160/);
   peer.tell("SET_INFLIGHT_FD", of(1, 4, 160n), { needReply: true });
+  peer.finish();
+});
+
+Deno.test("A ring does not start beside memory that was given for another format, or for shorter rings", () => {
+  const peer = begun(packedFeatures);
+  peer.tell("SET_FEATURES", guestFeatures);
+  peer.tell("SET_INFLIGHT_FD", of(2, 256, 8272n), { needReply: true });
+  peer.tell("SET_FEATURES", packedFeatures);
+  peer.dataplane.takeCalls();
+  for (const index of [0, 1]) {
+    peer.tell("SET_VRING_NUM", { index, num: 256 });
+    peer.tell("SET_VRING_BASE", { index, num: 0x8000_8000 });
+    peer.tell("SET_VRING_ADDR", addressOf(index));
+  }
+  peer.tell("SET_VRING_KICK", 0n, { needReply: true });
+  peer.refuses("SET_VRING_KICK", 1n, /ring 1 of 256 does not fit its inflight memory of 8272 bytes/);
+  assert.deepEqual(peer.dataplane.takeCalls(), ["kick 0", "start 0"]);
+  peer.base(0);
+  peer.tell("SET_INFLIGHT_FD", of(1, 128, 8272n), { needReply: true });
+  peer.refuses("SET_VRING_NUM", { index: 0, num: 0 }, /size of ring 0/);
+  peer.tell("SET_VRING_KICK", 1n, { needReply: true });
+  peer.tell("SET_VRING_ADDR", addressOf(0));
+  peer.refuses("SET_VRING_KICK", 0n, /ring 0 of 256 does not fit .* for queues of 128/);
   peer.finish();
 });
 

@@ -38,7 +38,7 @@ export function madeInflight(wanted: Inflight, rings: number): Inflight {
   return { ...wanted, mmapSize: bytesOf(wanted, "packed"), mmapOffset: 0n };
 }
 
-/** Throws `RefusedError` where it does not hold what it says. A ring of another format is refused when it starts. */
+/** Throws `RefusedError` where it does not hold what it says. */
 export function checkInflight(given: Inflight, rings: number, packed: boolean): void {
   checkQueues(given, rings);
   const least = bytesOf(given, packed ? "packed" : "split");
@@ -46,4 +46,13 @@ export function checkInflight(given: Inflight, rings: number, packed: boolean): 
     const regions = `${given.queueCount} queues of ${given.queueSize}`;
     throw new RefusedError(`memory of ${given.mmapSize} bytes: ${regions} need ${least}`);
   }
+}
+
+/** Whether a ring can start beside it. Throws `RefusedError`: its region is for shorter ones, or of another format. */
+export function checkTracked(given: Inflight | undefined, index: number, size: number, packed: boolean): void {
+  if (given === undefined || index >= given.queueCount) return;
+  const least = bytesOf({ ...given, queueCount: index + 1 }, packed ? "packed" : "split");
+  if (size <= given.queueSize && least <= given.mmapSize) return;
+  const regions = `${given.mmapSize} bytes for queues of ${given.queueSize}`;
+  throw new RefusedError(`ring ${index} of ${size} does not fit its inflight memory of ${regions}`);
 }

@@ -10,7 +10,7 @@
 import type { Region, VringConfig, VringFd } from "./dataplane.ts";
 import { RefusedError } from "./error.ts";
 import type { Fd } from "./fd.ts";
-import { checkInflight, type Inflight, madeInflight } from "./inflight.ts";
+import { checkInflight, checkTracked, type Inflight, madeInflight } from "./inflight.ts";
 import { MemoryTable } from "./memory_table.ts";
 import type { Offer } from "./offer.ts";
 import { advised, checkStill, ended, listening, type PostCopy } from "./post_copy.ts";
@@ -45,6 +45,8 @@ export interface SessionState extends Negotiation {
   readonly mtu: number | undefined;
   readonly memory: MemoryTable;
   readonly postCopy: PostCopy;
+  /** What SET_INFLIGHT_FD said of the memory that the front end keeps. */
+  readonly inflight: Inflight | undefined;
   readonly vrings: readonly VringState[];
 }
 
@@ -104,6 +106,7 @@ export function initialSession(offer: Offer): SessionState {
     mtu: undefined,
     memory: MemoryTable.empty,
     postCopy: "none",
+    inflight: undefined,
     vrings: Array.from({ length: 2 * offer.queuePairs }, (_, index) => initialVring(index)),
   };
 }
@@ -213,6 +216,7 @@ function configured(before: SessionState, vring: VringState): Step<never> {
     );
   }
   const config = configOf(vring, state.features, state.memory);
+  checkTracked(state.inflight, vring.index, config.size, hasFeature(state.features, "RING_PACKED"));
   return {
     state: withVring(state, { ...vring, running: config }),
     effects: [{ kind: "startVring", index: vring.index, config }],
@@ -241,7 +245,7 @@ function setLog(
 function setInflight(state: SessionState, inflight: Inflight, [fd]: readonly Fd[]): Step<never> {
   if (isRunning(state)) throw new RefusedError("rings run: stop them first, by GET_VRING_BASE");
   checkInflight(inflight, state.vrings.length, hasFeature(state.features ?? 0n, "RING_PACKED"));
-  return { state, effects: [{ kind: "setInflight", fd: fd!, inflight }] };
+  return { state: { ...state, inflight }, effects: [{ kind: "setInflight", fd: fd!, inflight }] };
 }
 
 /** Does one thing after the other. */

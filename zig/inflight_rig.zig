@@ -3,6 +3,7 @@
 
 const std = @import("std");
 const abi = @import("abi.zig");
+const driver_entry = @import("driver_entry.zig");
 const driver_rig = @import("driver_rig.zig");
 const inflight_file = @import("inflight.zig");
 const recovery = @import("recovery.zig");
@@ -152,6 +153,24 @@ fn expectNewDriverWins(comptime Driver: type) !void {
 test "a driver that began anew wins over what a region says" {
     try expectNewDriverWins(DriverSplit);
     try expectNewDriverWins(DriverPacked);
+}
+
+test "a driver that began anew before anything came back to it gets back nothing that it did not send, split" {
+    for (0..200) |seed| {
+        const rig = try rigOf(DriverSplit, seed, 3);
+        defer rig.destroy();
+        while (try rig.send()) {}
+        _ = rig.from.driver.publish();
+        rig.burst.collect(&rig.from.device);
+        rig.from.driver.reset();
+        rig.free_send = .all;
+        while (try rig.send()) {}
+        _ = rig.from.driver.publish();
+        try takeUp(rig, &rig.from, true);
+        var items: [size]driver_entry.Item = undefined;
+        const count = try rig.from.driver.reap(&items);
+        try testing.expectEqual(rig.from.device.stats.drop_crash, count);
+    }
 }
 
 test "a ring that was stopped begins where its front end says" {
