@@ -9,6 +9,7 @@ import type { Fd } from "../vhost/fd.ts";
 import type { PortOptions } from "./engine.ts";
 import type { Guest } from "./guest.ts";
 import { ForwardMode, Status, VringBroken, VringFd as VringFdNumber } from "./abi.gen.ts";
+import { openMemoryFile } from "./fd.ts";
 import { check, library, VringError } from "./library.ts";
 import { packetAccess, type Packets } from "./packets.ts";
 import { emptyStruct, readStruct, type Struct, writeStruct, writeStructs } from "./struct.ts";
@@ -204,6 +205,16 @@ export class Port implements Dataplane, Disposable {
   logVring(index: number, config: VringConfig): void {
     check(`log vring ${index}`, library().vring_set_log(...this.#place(), index, this.#rowOf(config)));
     this.#changed?.(index);
+  }
+
+  makeInflight(size: bigint): Fd {
+    return openMemoryFile(size);
+  }
+
+  setInflight(fd: Fd, size: bigint, offset: bigint, queues: number, queueSize: number): void {
+    const part = writeStruct("Region", { gpa: 0n, size_bytes: size, mmap_offset: offset });
+    const code = library().port_set_inflight(...this.#place(), part, fd.number, queues, queueSize);
+    check(`map inflight memory of port ${this.number}`, code);
   }
 
   announce(mac: bigint): void {

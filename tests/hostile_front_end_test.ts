@@ -9,6 +9,7 @@ import type { Case } from "./hostile_case.ts";
 import { fdCases } from "./hostile_fd_cases.ts";
 import { eventfdCases } from "./hostile_eventfd_cases.ts";
 import { framingCases } from "./hostile_framing_cases.ts";
+import { inflightCases } from "./hostile_inflight_cases.ts";
 import { logCases } from "./hostile_log_cases.ts";
 import { memoryCases } from "./hostile_memory_cases.ts";
 import { requestCases } from "./hostile_request_cases.ts";
@@ -33,6 +34,7 @@ const cases: readonly Case[] = [
   ...vringCases,
   ...memoryCases,
   ...logCases,
+  ...inflightCases,
   ...framingCases,
   ...eventfdCases,
   ...stormCases,

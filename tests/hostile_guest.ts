@@ -52,7 +52,7 @@ export const commonFeatures = featureSet([
 ]);
 
 const protocolFeatures = protocolFeatureSet(["MQ", "REPLY_ACK", "NET_MTU", "CONFIGURE_MEM_SLOTS", "STATUS"]) |
-  protocolFeatureSet(["RESET_DEVICE", "BACKEND_REQ", "LOG_SHMFD", "RARP"]);
+  protocolFeatureSet(["RESET_DEVICE", "BACKEND_REQ", "LOG_SHMFD", "RARP", "INFLIGHT_SHMFD"]);
 
 export interface GuestOptions {
   readonly path: string;

@@ -65,8 +65,6 @@ const foreign: readonly Shape[] = [
   { name: "POSTCOPY_ADVISE", number: 28, bytes: 0, answered: true },
   { name: "POSTCOPY_LISTEN", number: 29, bytes: 0 },
   { name: "POSTCOPY_END", number: 30, bytes: 0 },
-  { name: "GET_INFLIGHT_FD", number: 31, bytes: 24, answered: true },
-  { name: "SET_INFLIGHT_FD", number: 32, bytes: 24, fd: true },
   { name: "GPU_SET_SOCKET", number: 33, bytes: 0, fd: true },
   { name: "VRING_KICK", number: 35, bytes: 8 },
   { name: "GET_SHARED_OBJECT", number: 41, bytes: 16, answered: true },
@@ -131,8 +129,8 @@ function featureCases(): Case[] {
 }
 
 function protocolFeatureCases(): Case[] {
-  const { PAGEFAULT, CONFIG, INFLIGHT_SHMFD, DEVICE_STATE } = protocolFeatureBits;
-  return [PAGEFAULT, CONFIG, INFLIGHT_SHMFD, DEVICE_STATE, 31, 63].flatMap((bit, i) => {
+  const { PAGEFAULT, CONFIG, SHARED_OBJECT, DEVICE_STATE } = protocolFeatureBits;
+  return [PAGEFAULT, CONFIG, SHARED_OBJECT, DEVICE_STATE, 31, 63].flatMap((bit, i) => {
     const refusal = {
       name: `SET_PROTOCOL_FEATURES with bit ${bit}, which was not offered`,
       stage: "reset" as const,

@@ -141,6 +141,17 @@ export class Recorder implements Dataplane {
     this.running.set(index, config);
   }
 
+  makeInflight(size: bigint): Fd {
+    this.#check(size > 0n && size < 1n << 31n, `inflight memory of ${size} bytes`);
+    return this.#fds.open();
+  }
+
+  setInflight(fd: Fd, size: bigint, offset: bigint, queues: number, queueSize: number): void {
+    this.#record(`inflight ${size}@${offset} ${queues}x${queueSize}`);
+    this.#check(this.#fds.live.has(fd.number) && size > 0n, "fd of inflight memory");
+    this.#check(this.running.size === 0, "inflight memory before rings");
+  }
+
   announce(mac: bigint): void {
     this.#record(`announce ${mac.toString(16)}`);
     this.#check(mac < 1n << 48n, "MAC address");

@@ -77,7 +77,7 @@ Deno.test("Frontend sends a cold start as QEMU does, byte for byte", async () =>
   assert.deepEqual(lines(channel), [
     "1 1",
     "15 1",
-    "16 1 3fa0010000000000",
+    "16 1 3fb0010000000000",
     "17 1",
     "36 1",
     "21 9  21",

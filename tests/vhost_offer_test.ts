@@ -23,7 +23,7 @@ Deno.test("makeOffer() offers by default what the data plane can do", () => {
   );
   assert.equal(
     protocolFeatureNames(protocolFeatures).join(" "),
-    "MQ LOG_SHMFD RARP REPLY_ACK NET_MTU BACKEND_REQ RESET_DEVICE CONFIGURE_MEM_SLOTS STATUS",
+    "MQ LOG_SHMFD RARP REPLY_ACK NET_MTU BACKEND_REQ INFLIGHT_SHMFD RESET_DEVICE CONFIGURE_MEM_SLOTS STATUS",
   );
   assert.deepEqual([queuePairs, mtu], [1, undefined]);
 });
@@ -33,7 +33,7 @@ Deno.test("makeOffer() never offers what QEMU would be misled by", () => {
   for (const name of ["RING_RESET", "ACCESS_PLATFORM", "CTRL_VQ", "MAC", "STATUS"] as const) {
     assert.ok(!hasFeature(features, name), name);
   }
-  for (const name of ["CONFIG", "INFLIGHT_SHMFD", "PAGEFAULT"] as const) {
+  for (const name of ["CONFIG", "PAGEFAULT"] as const) {
     assert.ok(!hasProtocolFeature(protocolFeatures, name), name);
   }
 });

@@ -6,7 +6,7 @@ import { addressOf, ram } from "./vhost_peer.ts";
 export type FrontendRequestName = Exclude<RequestName, `BACKEND_${string}`>;
 
 const ring = { index: 1, num: 1 };
-const inflight = { mmapSize: 4096n, mmapOffset: 0n, queueCount: 2, queueSize: 256 };
+const inflight = { mmapSize: 0x8000n, mmapOffset: 0n, queueCount: 2, queueSize: 256 };
 const config = { offset: 0, size: 2, flags: 0, bytes: Uint8Array.of(1, 2) };
 const bytes = Uint8Array.from({ length: 16 }, (_, i) => i);
 

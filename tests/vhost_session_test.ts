@@ -76,6 +76,14 @@ const eventfds = fc.tuple(indexes, fc.constantFrom(0n, 0n, 0n, 0x100n, 0x200n)).
 );
 
 /** What the payloads of the more interesting requests may be; the others' are as the samples. */
+/** Mostly what a port of four rings has. */
+const inflight = fc.record({
+  mmapSize: fc.constantFrom(0n, 4096n, 0x8000n, 1n << 21n, 1n << 63n),
+  mmapOffset: fc.constantFrom(0n, 4096n, 7n),
+  queueCount: fc.constantFrom(0, 1, 2, 4, 5, 0xffff),
+  queueSize: fc.constantFrom(0, 1, 256, 32768, 32769),
+});
+
 const payloads: { readonly [N in FrontendRequestName]?: fc.Arbitrary<PayloadOf<N>> } = {
   SET_FEATURES: features,
   SET_MEM_TABLE: fc.array(regions, { maxLength: 3 }),
@@ -94,6 +102,8 @@ const payloads: { readonly [N in FrontendRequestName]?: fc.Arbitrary<PayloadOf<N
   NET_SET_MTU: fc.constantFrom(1500n, 9000n, 0n),
   ADD_MEM_REG: regions,
   REM_MEM_REG: regions,
+  GET_INFLIGHT_FD: inflight,
+  SET_INFLIGHT_FD: inflight,
   SET_STATUS: fc.constantFrom(0n, 8n, 15n, 256n),
 };
 

@@ -66,6 +66,8 @@ export class Backend implements ChannelListener {
   #open = true;
   #lastRefusal = "";
   #requestSocket: Fd | undefined;
+  /** Goes with the answer under way; the front end then has one of its own. */
+  #made: Fd | undefined;
   /** In post-copy: the request whose regions were located for the front end, until it has said that it knows. */
   #located: RawMessage | undefined;
 
@@ -96,6 +98,7 @@ export class Backend implements ChannelListener {
     this.#channel.close();
     this.#dataplane.reset();
     this.#requestSocket?.[Symbol.dispose]();
+    this.#made?.[Symbol.dispose]();
   }
 
   message(raw: RawMessage): void {
@@ -191,6 +194,7 @@ export class Backend implements ChannelListener {
   #answer(raw: RawMessage, { payload, fds = [] }: Answer): void {
     // QEMU takes an answer only with exactly these flags.
     this.#channel.send(raw.request, headerFlags.version | headerFlags.reply, payload, fds);
+    this.#made?.[Symbol.dispose]();
   }
 
   #tellRefusal(reason: string): void {
@@ -215,7 +219,7 @@ export class Backend implements ChannelListener {
       try {
         const number = this.#apply(effect);
         if (effect.kind === "stopVring" && effect.keepBase) state = afterStop(state, effect.index, number!);
-        if (effect.kind === "advisePostCopy") yielded(number!);
+        if (effect.kind === "advisePostCopy" || effect.kind === "makeInflight") yielded(number!);
       } catch (error) {
         const reason = error instanceof Error ? error.message : String(error);
         throw i === 0 ? new RefusedError(reason) : new ProtocolError(`${name} half done: ${reason}`);
@@ -229,7 +233,7 @@ export class Backend implements ChannelListener {
     return this.#transfer;
   }
 
-  /** Returns the base where a ring stopped, or the userfaultfd, borrowed, that the front end is to have. */
+  /** Returns the base where a ring stopped, or a descriptor, borrowed, that the front end is to have. */
   #apply(effect: Effect): number | undefined {
     const dataplane = this.#dataplane;
     switch (effect.kind) {
@@ -254,6 +258,14 @@ export class Backend implements ChannelListener {
       case "logVring":
         dataplane.logVring(effect.index, effect.config);
         break;
+      case "makeInflight":
+        this.#made = dataplane.makeInflight(effect.size);
+        return this.#made.number;
+      case "setInflight": {
+        const { mmapSize, mmapOffset, queueCount, queueSize } = effect.inflight;
+        dataplane.setInflight(effect.fd, mmapSize, mmapOffset, queueCount, queueSize);
+        break;
+      }
       case "announce":
         dataplane.announce(effect.mac);
         break;

@@ -47,6 +47,13 @@ export interface Dataplane {
   addRegion(region: Region, fd: Fd): void;
   /** Removes the region with this guest address and size. */
   removeRegion(region: Region): void;
+  /** Memory of `size` bytes, all 0, for `setInflight`; the caller's. */
+  makeInflight(size: bigint): Fd;
+  /**
+   * What it has in hand of the first `queues` rings, of `queueSize` at most, it writes to `size` bytes of a file from
+   * `offset` on, too, and where nothing else is known takes it from there; borrows the fd. No ring runs.
+   */
+  setInflight(fd: Fd, size: bigint, offset: bigint, queues: number, queueSize: number): void;
   /** Starts a stopped ring. */
   startVring(index: number, config: VringConfig): void;
   /** Stops a ring, after its in-flight work is complete. Returns its base, as GET_VRING_BASE answers it. */

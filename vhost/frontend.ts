@@ -7,6 +7,8 @@
 import type { Channel, RawMessage } from "./channel.ts";
 import type { Region, VringFd } from "./dataplane.ts";
 import { HangupError, NackError, ProtocolError } from "./error.ts";
+import type { Fd } from "./fd.ts";
+import type { Inflight } from "./inflight.ts";
 import { type AnswerOf, type PayloadOf, type RequestName, requests, type Row } from "./request.ts";
 import {
   hasFeature,
@@ -56,6 +58,7 @@ const knownProtocolFeatures: readonly ProtocolFeatureName[] = [
   "CONFIGURE_MEM_SLOTS",
   "STATUS",
   "RESET_DEVICE",
+  "INFLIGHT_SHMFD",
 ];
 
 /**
@@ -150,6 +153,33 @@ export class Frontend implements Disposable {
     await this.request("REM_MEM_REG", region);
   }
 
+  /**
+   * Asks for memory in which the back end is to write what it has in hand of so many rings, to be kept for it, and
+   * given to it by `setInflight`. Needs INFLIGHT_SHMFD. The descriptor is the caller's.
+   */
+  getInflight(queueCount: number, queueSize: number): Promise<{ inflight: Inflight; fd: Fd }> {
+    return this.#inTurn(async () => {
+      const name = "GET_INFLIGHT_FD";
+      const { number, payload } = requests[name];
+      const wanted = { mmapSize: 0n, mmapOffset: 0n, queueCount, queueSize };
+      if (this.#gone !== undefined) throw new HangupError(`${name} not sent: ${this.#gone}`);
+      this.send(number, headerFlags.version, payload.encode(wanted));
+      const answer = await this.#answerTo(name, number);
+      const [fd, ...others] = answer.fds;
+      for (const one of others) one[Symbol.dispose]();
+      const inflight = payload.decode(answer.payload);
+      if (fd !== undefined && inflight !== undefined) return { inflight, fd };
+      fd?.[Symbol.dispose]();
+      this.close();
+      throw new ProtocolError(`${name}: answered with ${answer.fds.length} descriptors, or another size`);
+    });
+  }
+
+  /** Before rings start. */
+  async setInflight(inflight: Inflight, fd: number): Promise<void> {
+    await this.request("SET_INFLIGHT_FD", inflight, [fd]);
+  }
+
   async setEventfd(index: number, which: VringFd, fd: number | undefined): Promise<void> {
     const payload = fd === undefined ? BigInt(index) | vringFdBits.noFd : BigInt(index);
     await this.request(eventfdRequests[which], payload, fd === undefined ? [] : [fd]);
@@ -184,9 +214,13 @@ export class Frontend implements Disposable {
 
   /** Sends a request and waits for the answer that its row of the table announces. */
   request<N extends RequestName>(name: N, payload: PayloadOf<N>, fds: readonly number[] = []): Promise<AnswerOf<N>> {
-    const turn = this.#last.then(() => this.#exchange(name, payload, fds));
+    return this.#inTurn(() => this.#exchange(name, payload, fds)) as Promise<AnswerOf<N>>;
+  }
+
+  #inTurn<T>(act: () => Promise<T>): Promise<T> {
+    const turn = this.#last.then(act);
     this.#last = turn.catch(() => {});
-    return turn as Promise<AnswerOf<N>>;
+    return turn;
   }
 
   async #exchange(name: RequestName, payload: unknown, fds: readonly number[]): Promise<unknown> {
@@ -196,22 +230,23 @@ export class Frontend implements Disposable {
     const flags = headerFlags.version | (acknowledged ? headerFlags.needReply : 0);
     this.send(number, flags, codec.encode(payload), fds);
     if (reply === "none" && !acknowledged) return undefined;
-    const answer = await this.#answerTo(name, number);
+    const { payload: answer, fds: others } = await this.#answerTo(name, number);
+    for (const fd of others) fd[Symbol.dispose]();
     if (typeof reply === "object") return this.#decoded(name, reply.decode(answer));
     const verdict = this.#decoded(name, u64.decode(answer));
     if (verdict !== 0n) throw new NackError(`${name} refused by the back end: ${verdict}`);
     return undefined;
   }
 
-  async #answerTo(name: RequestName, number: number): Promise<Uint8Array> {
+  async #answerTo(name: RequestName, number: number): Promise<RawMessage> {
     const answer = await this.receive().catch((error) => {
       this.close();
       throw error instanceof HangupError
         ? new HangupError(`${name}: ${error.message}`)
         : new ProtocolError(`${name}: ${error.message}`);
     });
+    if (answer.request === number && answer.flags === (headerFlags.version | headerFlags.reply)) return answer;
     for (const fd of answer.fds) fd[Symbol.dispose]();
-    if (answer.request === number && answer.flags === (headerFlags.version | headerFlags.reply)) return answer.payload;
     this.close();
     throw new ProtocolError(`${name}: answered with request ${answer.request}, flags 0x${answer.flags.toString(16)}`);
   }

@@ -69,6 +69,7 @@ const protocolFeatures: readonly ProtocolFeatureName[] = [
   "REPLY_ACK",
   "NET_MTU",
   "BACKEND_REQ",
+  "INFLIGHT_SHMFD",
   "RESET_DEVICE",
   "CONFIGURE_MEM_SLOTS",
   "STATUS",

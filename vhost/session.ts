@@ -10,6 +10,7 @@
 import type { Region, VringConfig, VringFd } from "./dataplane.ts";
 import { RefusedError } from "./error.ts";
 import type { Fd } from "./fd.ts";
+import { checkInflight, checkTracked, type Inflight, madeInflight } from "./inflight.ts";
 import { MemoryTable } from "./memory_table.ts";
 import type { Offer } from "./offer.ts";
 import { advised, checkStill, ended, listening, type PostCopy } from "./post_copy.ts";
@@ -44,6 +45,8 @@ export interface SessionState extends Negotiation {
   readonly mtu: number | undefined;
   readonly memory: MemoryTable;
   readonly postCopy: PostCopy;
+  /** What SET_INFLIGHT_FD said of the memory that the front end keeps. */
+  readonly inflight: Inflight | undefined;
   readonly vrings: readonly VringState[];
 }
 
@@ -57,6 +60,9 @@ export type Effect =
   | { readonly kind: "setLogFd"; readonly fd: Fd }
   | { readonly kind: "logVring"; readonly index: number; readonly config: VringConfig }
   | { readonly kind: "announce"; readonly mac: bigint }
+  /** The memory that it yields goes with the answer. */
+  | { readonly kind: "makeInflight"; readonly size: bigint }
+  | { readonly kind: "setInflight"; readonly fd: Fd; readonly inflight: Inflight }
   | { readonly kind: "startVring"; readonly index: number; readonly config: VringConfig }
   /** The base that it yields is for `afterStop`, if it is to be kept. */
   | { readonly kind: "stopVring"; readonly index: number; readonly keepBase: boolean }
@@ -100,6 +106,7 @@ export function initialSession(offer: Offer): SessionState {
     mtu: undefined,
     memory: MemoryTable.empty,
     postCopy: "none",
+    inflight: undefined,
     vrings: Array.from({ length: 2 * offer.queuePairs }, (_, index) => initialVring(index)),
   };
 }
@@ -161,6 +168,11 @@ const handlers: { readonly [N in RequestName]?: Handler<N> } = {
     state: { ...state, postCopy: ended(state.postCopy) },
     effects: [{ kind: "endPostCopy" }],
   }),
+  GET_INFLIGHT_FD: (state, wanted) => {
+    const inflight = madeInflight(wanted, state.vrings.length);
+    return { state, effects: [{ kind: "makeInflight", size: inflight.mmapSize }], answer: () => inflight };
+  },
+  SET_INFLIGHT_FD: setInflight,
   GET_MAX_MEM_SLOTS: (state) => answered(state, () => BigInt(limits.memorySlots)),
   ADD_MEM_REG: addRegion,
   REM_MEM_REG: removeRegion,
@@ -204,6 +216,7 @@ function configured(before: SessionState, vring: VringState): Step<never> {
     );
   }
   const config = configOf(vring, state.features, state.memory);
+  checkTracked(state.inflight, vring.index, config.size, hasFeature(state.features, "RING_PACKED"));
   return {
     state: withVring(state, { ...vring, running: config }),
     effects: [{ kind: "startVring", index: vring.index, config }],
@@ -226,6 +239,13 @@ function setLog(
 ): Step<never> {
   if (size === 0n) throw new RefusedError("log of 0 bytes: give 8 for each 256 KiB of guest memory");
   return { state, effects: [{ kind: "setLog", fd: fd!, size, offset }] };
+}
+
+/** What a ring has in hand must be known where it starts. */
+function setInflight(state: SessionState, inflight: Inflight, [fd]: readonly Fd[]): Step<never> {
+  if (isRunning(state)) throw new RefusedError("rings run: stop them first, by GET_VRING_BASE");
+  checkInflight(inflight, state.vrings.length, hasFeature(state.features ?? 0n, "RING_PACKED"));
+  return { state: { ...state, inflight }, effects: [{ kind: "setInflight", fd: fd!, inflight }] };
 }
 
 /** Does one thing after the other. */

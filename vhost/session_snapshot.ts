@@ -23,11 +23,14 @@ type Row = { readonly [name: string]: Json };
 const ringKeys = ["desc", "avail", "used", "log"] as const;
 const regionKeys = ["gpa", "size", "userAddress", "mmapOffset"] as const;
 
-/** Throws where another process cannot go on: while memory of the guest is elsewhere. */
+/** Throws where another process cannot go on: while memory of the guest, or ours, is elsewhere. */
 export function writeSession(state: SessionState): Json {
-  const { features, protocolFeatures, status, mtu, memory, postCopy, vrings } = state;
+  const { features, protocolFeatures, status, mtu, memory, postCopy, vrings, inflight } = state;
   if (postCopy === "advised" || postCopy === "listening") {
     throw new Error("its guest arrives by post-copy: wait until all of its memory is here");
+  }
+  if (inflight !== undefined) {
+    throw new Error("its front end keeps memory of what is in flight: have it connect without INFLIGHT_SHMFD");
   }
   return {
     version: snapshotVersion,

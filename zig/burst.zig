@@ -51,8 +51,6 @@ pub fn firstFrames(count: u32) Mask {
     return if (count == frames_max) ~@as(Mask, 0) else (@as(Mask, 1) << @intCast(count)) - 1;
 }
 
-const Head = struct { id: u16, count: u16 };
-
 /// A chain taken for a frame that may still turn out not to fit.
 const Gathered = struct { id: u16, count: u16, capacity: u32 };
 
@@ -67,7 +65,7 @@ pub const Burst = struct {
     halves: [frames_max][2]Segment,
     count: u32,
     /// What must go back to the sender, in order; frames and chains that were none.
-    heads: [frames_max]Head,
+    heads: [frames_max]vring_entry.Head,
     head_count: u32,
     source: chain.Pool,
     sink: chain.Pool,
@@ -133,7 +131,7 @@ pub const Burst = struct {
             .split => burst.collectFrom(vring, &vring.ring.split, some, chains_max),
             .packed_ring => burst.collectFrom(vring, &vring.ring.packed_ring, some, chains_max),
         }
-        vring.noteTaken();
+        vring.noteTaken(burst.heads[0..burst.head_count]);
     }
 
     fn collectFrom(burst: *Burst, vring: *Vring, ring: anytype, comptime some: bool, chains_max: u32) void {

@@ -27,11 +27,13 @@ pub fn CrashRig(comptime Driver: type) type {
     return struct {
         rig: *Rig,
         /// What says where the rings are, and a copy of all that.
-        looked: [6][]const u8,
+        looked: [7][]const u8,
         seen: []u8,
         random: std.Random.DefaultPrng,
         /// Of the ring that sends, by the front end, where that has gone on with it.
         told: ?u32 = null,
+        /// Frames that one who was killed later may have counted as lost: its counters went with it.
+        counted: u64 = 0,
 
         const Self = @This();
         const Rig = driver_rig.Rig(Driver);
@@ -40,7 +42,8 @@ pub fn CrashRig(comptime Driver: type) type {
             const rig: *Rig = try .create(options);
             // So that the rings' memory is not new.
             for (0..5) |_| try rig.round();
-            var looked: [6][]const u8 = .{ rig.from.memory, rig.to.memory, "", "", "", "" };
+            const tracked: []const u8 = if (rig.inflight) |inflight| inflight.file.bytes else "";
+            var looked: [7][]const u8 = .{ rig.from.memory, rig.to.memory, "", "", "", "", tracked };
             for (0..2) |number| {
                 looked[2 + 2 * number] = std.mem.asBytes(rig.journal.record(number));
                 const shadow = try rig.journal.shadow(number, options.size);
@@ -62,8 +65,10 @@ pub fn CrashRig(comptime Driver: type) type {
         pub fn run(self: *Self) !u32 {
             try self.fill();
             const first = try self.stepThrough(serve, true);
+            self.counted = try self.countLost();
             const second = try self.stepThrough(takeUp, true);
             try self.expectGoesOn();
+            self.counted = 0;
             return first + second;
         }
 
@@ -102,8 +107,8 @@ pub fn CrashRig(comptime Driver: type) type {
             try self.restart();
             const rig = self.rig;
             for ([_]*driver_rig.End(Driver){ &rig.to, &rig.from }) |end| {
-                try testing.expect(end.device.unsettled);
-                recovery.settle(&end.device, end == &rig.from);
+                if (rig.inflight == null) try testing.expect(end.device.unsettled);
+                if (end.device.unsettled) recovery.settle(&end.device, end == &rig.from);
             }
             try self.serve();
         }
@@ -117,6 +122,9 @@ pub fn CrashRig(comptime Driver: type) type {
                 };
                 end.device.init(&rig.memory, rig.journal, @intCast(number), -1);
                 rig.pair();
+                end.device.inflight = rig.inflight;
+                // Then the front end's memory is all that is left.
+                if (rig.inflight != null) end.device.record.end();
                 try end.device.start(config);
                 end.device.enabled = true;
             }
@@ -227,12 +235,32 @@ pub fn CrashRig(comptime Driver: type) type {
             try testing.expect(!try isStopped(child));
         }
 
-        fn expectRecoversHere(self: *Self) !void {
+        /// How many frames who takes the rings up now counts as lost.
+        fn countLost(self: *Self) !u64 {
+            const child = std.c.fork();
+            try testing.expect(child >= 0);
+            if (child == 0) {
+                self.takeUpHere() catch std.c._exit(0xff);
+                std.c._exit(@intCast(self.rig.from.device.stats.drop_crash));
+            }
+            var status: c_int = undefined;
+            try testing.expectEqual(child, std.c.waitpid(child, &status, 0));
+            const lost: u32 = @as(u32, @bitCast(status)) >> 8;
+            try testing.expect(lost < 0xff);
+            return lost;
+        }
+
+        fn takeUpHere(self: *Self) !void {
             try keepToOurselves(self.rig.host);
             try keepToOurselves(self.rig.journal.map);
+            if (self.rig.inflight) |inflight| try keepToOurselves(inflight.file.map);
             // The device has it mapped elsewhere.
             self.rig.memory.rows[0].host = self.rig.host.ptr;
             try self.takeUp();
+        }
+
+        fn expectRecoversHere(self: *Self) !void {
+            try self.takeUpHere();
             try self.expectAccounted();
             for (0..3) |_| try self.rig.round();
         }
@@ -244,9 +272,21 @@ pub fn CrashRig(comptime Driver: type) type {
             for (0..20) |_| try self.rig.round();
         }
 
+        /// No entry of a region is lost for good.
+        fn expectAllFree(device: *Vring) !void {
+            if (device.format == .split) return;
+            const region = device.ring.packed_ring.region orelse return;
+            var at = region.free_head;
+            for (region.next) |_| {
+                try testing.expect(at < region.next.len);
+                at = region.next[at];
+            }
+        }
+
         /// Each buffer came back once; each frame arrived once, whole and in order, or is counted.
         fn expectAccounted(self: *Self) !void {
             const rig = self.rig;
+            for ([_]*Vring{ &rig.to.device, &rig.from.device }) |device| try expectAllFree(device);
             try rig.takeSent();
             var room: [driver_rig.frame_bytes_max + 64]u8 = undefined;
             var lost: u64 = 0;
@@ -256,9 +296,11 @@ pub fn CrashRig(comptime Driver: type) type {
                     if (frame.len == bytes.len and isContent(frame.number, bytes)) break;
                 }
             }
+            // What was to be seen next by the receiver came back to it empty.
+            rig.empty = 0;
             lost += rig.expected.count;
             rig.expected.count = 0;
-            if (lost > rig.from.device.stats.drop_crash) return error.FramesMissing;
+            if (lost > rig.from.device.stats.drop_crash + self.counted) return error.FramesMissing;
         }
     };
 }
@@ -287,7 +329,7 @@ fn isStopped(child: c_int) !bool {
     return error.DeviceFailed;
 }
 
-fn testAll(comptime Driver: type, format: u64) !void {
+fn testAll(comptime Driver: type, format: u64, tracked: bool) !void {
     const version_1 = @as(u64, 1) << spec.Feature.version_1;
     const event_idx = @as(u64, 1) << spec.Feature.event_idx;
     const mergeable = @as(u64, 1) << spec.Feature.mrg_rxbuf;
@@ -297,6 +339,7 @@ fn testAll(comptime Driver: type, format: u64) !void {
             .features = features | format,
             .size = 16,
             .indirect = spec.has(features, spec.Feature.indirect_desc),
+            .tracked = tracked,
             .seed = seed,
         });
         defer self.destroy();
@@ -332,11 +375,19 @@ test "a driver that began anew, and a front end that went on, are believed" {
 }
 
 test "a device may be killed between any two instructions on split rings" {
-    try testAll(@import("driver_split.zig").DriverSplit, 0);
+    try testAll(@import("driver_split.zig").DriverSplit, 0, false);
 }
 
 test "a device may be killed between any two instructions on packed rings" {
-    try testAll(@import("driver_packed.zig").DriverPacked, 1 << spec.Feature.ring_packed);
+    try testAll(@import("driver_packed.zig").DriverPacked, 1 << spec.Feature.ring_packed, false);
+}
+
+test "a device may be killed between any two instructions on split rings, and nothing of it is left" {
+    try testAll(@import("driver_split.zig").DriverSplit, 0, true);
+}
+
+test "a device may be killed between any two instructions on packed rings, and nothing of it is left" {
+    try testAll(@import("driver_packed.zig").DriverPacked, 1 << spec.Feature.ring_packed, true);
 }
 
 /// Puts a copy of memory that is shared with others in its place.

@@ -5,10 +5,10 @@
 //! Control replaces a log while workers are held; all workers mark, beside the front end that clears.
 
 const std = @import("std");
-const fault = @import("fault.zig");
+const ForeignPart = @import("foreign_part.zig").ForeignPart;
 const sys = @import("sys.zig");
 
-pub const Error = error{ InvalidArgument, WrongFd, FileTooShort, OutOfMemory, LimitReached, System };
+pub const Error = @import("foreign_part.zig").Error;
 
 /// Of a page, whatever the host's or the guest's own are (vhost-user, Migration).
 pub const page_bytes = 4096;
@@ -16,10 +16,7 @@ pub const page_bytes = 4096;
 const byte_pages = 8;
 
 pub const DirtyLog = struct {
-    map: sys.Map,
-    guard: fault.Guard,
-    /// SIGBUS faults in it: the front end truncated its file.
-    faults: fault.Counter,
+    file: ForeignPart,
     bits: []u8,
     /// Where it lies: a duplicate of the file's descriptor, or -1 where there were no more, and the place in the file.
     fd: i32,
@@ -29,25 +26,11 @@ pub const DirtyLog = struct {
 
     /// Maps `bytes` of a file from `offset` on. The fd is only borrowed.
     pub fn create(fd: i32, offset: u64, bytes: u64) Error!*DirtyLog {
-        const end = std.math.add(u64, offset, bytes) catch return error.InvalidArgument;
-        if (bytes == 0) return error.InvalidArgument;
-        const file = sys.fileInfo(fd) catch return error.WrongFd;
-        if (!file.regular) return error.WrongFd;
-        if (end > file.size) return error.FileTooShort;
-        // hugetlbfs maps whole huge pages only, and names their size as its block size.
-        const page = @max(std.heap.page_size_min, file.block_bytes);
-        if (!std.math.isPowerOfTwo(page)) return error.WrongFd;
-        const lead = offset & (page - 1);
-        const reach = std.math.add(u64, lead, bytes) catch return error.InvalidArgument;
-        if (reach > std.math.maxInt(u64) - page) return error.InvalidArgument;
         const log = std.heap.c_allocator.create(DirtyLog) catch return error.OutOfMemory;
         errdefer std.heap.c_allocator.destroy(log);
-        log.faults = .init(0);
+        try log.file.open(fd, offset, bytes);
+        log.bits = log.file.bytes;
         log.bell = -1;
-        log.map = try sys.mapShared(fd, offset - lead, std.mem.alignForward(u64, reach, page));
-        errdefer sys.unmap(log.map);
-        log.guard = fault.watch(log.map, &log.faults) orelse return error.LimitReached;
-        log.bits = log.map[@intCast(lead)..][0..@intCast(bytes)];
         log.fd = sys.duplicate(fd) catch -1;
         log.offset = offset;
         return log;
@@ -55,15 +38,14 @@ pub const DirtyLog = struct {
 
     /// Nobody marks any more.
     pub fn destroy(log: *DirtyLog) void {
-        fault.forget(log.guard);
-        sys.unmap(log.map);
+        log.file.close();
         if (log.fd >= 0) sys.close(log.fd);
         std.heap.c_allocator.destroy(log);
     }
 
     /// Whether its file was truncated under it: marks are lost.
     pub fn isFaulty(log: *const DirtyLog) bool {
-        return log.faults.load(.acquire) > 0;
+        return log.file.isFaulty();
     }
 
     /// Takes over the marks of a log in whose place this one comes: its front end may have read it for the last time
@@ -194,7 +176,7 @@ test "a log takes over what one before it has marked, as far as it reaches" {
     log.bits[3] = 0x80;
     log.inherit(before);
     try std.testing.expectEqualSlices(u8, &.{ 0x11, 0x11, 0x11, 0x91, 0x11, 0x11, 0x11, 0x11, 0x11, 0x11 }, log.bits);
-    try std.testing.expect(std.mem.allEqual(u8, log.map[10..], 0));
+    try std.testing.expect(std.mem.allEqual(u8, log.file.map[10..], 0));
 }
 
 test "several at once lose no mark" {

@@ -5,6 +5,7 @@ const std = @import("std");
 const abi = @import("abi.zig");
 const Burst = @import("burst.zig").Burst;
 const driver_entry = @import("driver_entry.zig");
+const Inflight = @import("inflight.zig").Inflight;
 const Journal = @import("journal.zig").Journal;
 const memory_file = @import("memory.zig");
 const spec = @import("spec.zig");
@@ -27,6 +28,8 @@ pub const Options = struct {
     /// Pieces that a chain may have; it never has more than the ring.
     pieces_max: u32 = 5,
     indirect: bool = false,
+    /// What the device has in hand is written to memory of the front end's.
+    tracked: bool = false,
     seed: u64 = 1,
 };
 
@@ -49,6 +52,7 @@ pub fn End(comptime Driver: type) type {
             self.memory = @alignCast(rig.host[at..][0..Driver.bytes(config)]);
             self.driver = try .create(std.testing.allocator, self.memory, gpa_base + at, config);
             self.device.init(&rig.memory, rig.journal, number, -1);
+            self.device.inflight = rig.inflight;
             try self.startDevice(options);
             self.device.enabled = true;
         }
@@ -78,6 +82,7 @@ pub fn Rig(comptime Driver: type) type {
         memory: memory_file.Memory,
         table: *memory_file.Table,
         journal: *Journal,
+        inflight: ?*Inflight,
         burst: *Burst,
         from: End(Driver),
         to: End(Driver),
@@ -89,6 +94,8 @@ pub fn Rig(comptime Driver: type) type {
         free_send: Tokens,
         expected: Expected,
         arrived: u64,
+        /// Receive buffers that came back with nothing in them.
+        empty: u32,
 
         const Self = @This();
 
@@ -104,6 +111,7 @@ pub fn Rig(comptime Driver: type) type {
             self.memory.swap(self.table);
             self.burst = try .create();
             self.journal = try .create(2);
+            self.inflight = if (options.tracked) try trackedBy(2, options.size) else null;
             try self.from.open(0, self, 1);
             try self.to.open(buffers_at / 2, self, 0);
             self.pair();
@@ -112,12 +120,15 @@ pub fn Rig(comptime Driver: type) type {
             self.free_send = .all;
             self.expected = .{};
             self.arrived = 0;
+            self.empty = 0;
             return self;
         }
 
         pub fn destroy(self: *Self) void {
             self.to.driver.destroy(std.testing.allocator);
             self.from.driver.destroy(std.testing.allocator);
+            for ([_]*Vring{ &self.to.device, &self.from.device }) |device| _ = device.leave() catch unreachable;
+            if (self.inflight) |inflight| inflight.destroy();
             self.burst.destroy();
             self.journal.close();
             self.table.destroy();
@@ -220,14 +231,18 @@ pub fn Rig(comptime Driver: type) type {
 
         /// Takes the next frame that arrived, over as many buffers as its header says; null: there is none.
         pub fn takeFrame(self: *Self, bytes: []u8) !?[]u8 {
-            if (!self.to.driver.pending()) return null;
             const header_bytes = spec.NetHeader.size(self.options.features);
             var len: usize = 0;
-            var taken: u32 = 0;
+            while (len == 0) : (self.empty += @intFromBool(len == 0)) {
+                if (!self.to.driver.pending()) return null;
+                len = try self.takeBuffer(bytes);
+            }
+            var taken: u32 = 1;
             var buffers: u32 = 1;
-            while (taken < buffers or len < header_bytes) : (taken += 1) {
-                len += try self.takeBuffer(bytes[len..]);
+            while (true) : (taken += 1) {
                 if (header_bytes == 12 and len >= 12) buffers = std.mem.readInt(u16, bytes[10..12], .little);
+                if (taken >= buffers and len >= header_bytes) break;
+                len += try self.takeBuffer(bytes[len..]);
             }
             try std.testing.expectEqual(buffers, taken);
             return bytes[header_bytes..len];
@@ -259,6 +274,7 @@ pub fn Rig(comptime Driver: type) type {
             }
             var item: [1]Item = undefined;
             try std.testing.expectEqual(0, try self.to.driver.reap(&item));
+            try std.testing.expectEqual(0, self.empty);
         }
 
         pub fn takeBuffer(self: *Self, bytes: []u8) !usize {
@@ -305,6 +321,17 @@ pub fn Rig(comptime Driver: type) type {
         }
     };
 }
+
+/// Memory as a front end gets it from a back end.
+pub fn trackedBy(queues: u32, size: u32) !*Inflight {
+    const bytes = tracked_lead + queues * (64 + 32 * @as(u64, size) + 64);
+    const fd = try sys.memoryFile("inflight", bytes);
+    defer sys.close(fd);
+    return .create(fd, tracked_lead, bytes - tracked_lead, queues, size);
+}
+
+/// It need not begin where a page does.
+const tracked_lead = 4096 + 64;
 
 pub const tokens = 512;
 

@@ -12,6 +12,7 @@ const DirtyLog = @import("dirty_log.zig").DirtyLog;
 const DriverQueue = @import("driver_queue.zig").DriverQueue;
 const generator = @import("generator.zig");
 const Guest = @import("guest.zig").Guest;
+const Inflight = @import("inflight.zig").Inflight;
 const Journal = @import("journal.zig").Journal;
 const memory_file = @import("memory.zig");
 const pmd_burst = @import("pmd_burst.zig");
@@ -179,6 +180,7 @@ pub const Engine = struct {
         const log = port.log;
         port.log = null;
         replace(&port.log_bell, -1);
+        port.adoptInflight(null);
         engine.fabric.macs.forget(port.number);
         engine.release();
         empty.destroy();
@@ -203,6 +205,21 @@ pub const Engine = struct {
         };
         port.journal.close();
         port.adoptJournal(journal);
+    }
+
+    /// What we have in hand of the port's rings is written to this part of a file, too, and is what that says where
+    /// nothing else is known; the fd is only borrowed. No ring runs.
+    pub fn setInflight(
+        _: *Engine,
+        port: *Port,
+        fd: i32,
+        part: abi.Region,
+        queues: u32,
+        queue_size: u32,
+    ) Error!void {
+        for (port.vrings) |*vring| if (vring.started) return error.AlreadyStarted;
+        if (queues > port.vrings.len) return error.InvalidArgument;
+        port.adoptInflight(try .create(fd, part.mmap_offset, part.size_bytes, queues, queue_size));
     }
 
     /// Says in the guest's name where it is, once, as soon as its first ring is up.

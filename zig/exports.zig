@@ -148,6 +148,21 @@ pub export fn port_journal_fd(handle: u32, number: u32) i32 {
     return place.port.journal.fd;
 }
 
+/// What we have in hand of so many of the port's rings, of `queue_size` at most, is written to `size_bytes` of a file,
+/// borrowed, from `mmap_offset` of `part` on (vhost-user, Inflight I/O tracking). None of them runs.
+pub export fn port_set_inflight(
+    handle: u32,
+    number: u32,
+    part: *const abi.Region,
+    fd: i32,
+    queues: u32,
+    queue_size: u32,
+) i32 {
+    const place = portOf(handle, number) orelse return status(.no_such_handle);
+    place.engine.setInflight(place.port, fd, part.*, queues, queue_size) catch |reason| return failure(reason);
+    return 0;
+}
+
 /// 1: a ring of the port runs, or was left by somebody who could not stop it; 0: none.
 pub export fn port_is_left(handle: u32, number: u32) i32 {
     const place = portOf(handle, number) orelse return status(.no_such_handle);

@@ -54,8 +54,8 @@ pub const Record = extern struct {
         std.debug.assert(@sizeOf(Record) == 128);
     }
 
-    /// A ring begins, of which nothing is known. `event` is what its event area has by now.
-    pub fn begin(record: *Record, config: abi.VringConfig, event: u32) void {
+    /// A ring begins at `place`, a base, of which nothing was known. `event` is what its event area has by now.
+    pub fn begin(record: *Record, config: abi.VringConfig, place: u32, event: u32) void {
         record.end();
         record.layout = config.features & layout_features;
         record.desc_gpa = config.desc_gpa;
@@ -65,8 +65,8 @@ pub const Record = extern struct {
         record.cookie = sys.random() | 1;
         record.sum = record.checksum();
         record.base = config.base;
-        const low: u16 = @truncate(config.base);
-        const high: u16 = @truncate(config.base >> 16);
+        const low: u16 = @truncate(place);
+        const high: u16 = @truncate(place >> 16);
         record.used = if (high == 0) low else high;
         record.taken = low;
         record.event = @as(u64, event) << 32;
@@ -140,7 +140,7 @@ pub const Record = extern struct {
 
 /// Keeps stores in the order in which they are written. No processor has to be told: what becomes of them is read by
 /// who comes after our end.
-inline fn inOrder() void {
+pub inline fn inOrder() void {
     asm volatile ("" ::: .{ .memory = true });
 }
 

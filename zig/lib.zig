@@ -36,6 +36,7 @@ test {
     _ = @import("guest_state.zig");
     _ = @import("guest_transfer.zig");
     _ = @import("handles.zig");
+    _ = @import("inflight_rig.zig");
     _ = @import("journal.zig");
     _ = @import("kernel_packet.zig");
     _ = @import("lane.zig");

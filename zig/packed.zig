@@ -6,6 +6,7 @@
 const std = @import("std");
 const chain = @import("chain.zig");
 const Marking = @import("dirty_log.zig").Marking;
+const PackedRegion = @import("inflight_packed.zig").PackedRegion;
 const Record = @import("journal.zig").Record;
 const packed_place = @import("packed_place.zig");
 const spec = @import("spec.zig");
@@ -17,6 +18,7 @@ const Entry = vring_entry.Entry;
 const Layout = vring_entry.Layout;
 const Place = packed_place.Place;
 const Used = vring_entry.Used;
+const isAvailable = packed_place.isAvailable;
 
 const avail_used = spec.desc_avail | spec.desc_used;
 
@@ -32,6 +34,10 @@ pub const Packed = struct {
     event_idx: bool,
     avail: Place,
     used: Place,
+    /// What we have in hand of it is written there, too.
+    region: ?*Region,
+
+    pub const Region = PackedRegion;
 
     pub fn layout(size: u32) Layout {
         return .{
@@ -57,6 +63,25 @@ pub const Packed = struct {
         ring.avail = .of(@truncate(base));
         ring.used = if (base >> 16 == 0) ring.avail else .of(@truncate(base >> 16));
         ring.shadow_count = 0;
+        ring.region = null;
+    }
+
+    /// Sets the cursors behind what somebody else has in hand by `region`. False: it does not know this ring.
+    pub fn takeUp(ring: *Packed, region: *Region) error{OutOfMemory}!bool {
+        const left = try region.takeUp(ring.desc, ring.size) orelse return false;
+        ring.start(left.used.word());
+        ring.take(left.taken);
+        return true;
+    }
+
+    /// Where we are is written to `region` from now on. Nothing is in hand.
+    pub fn beginRegion(ring: *const Packed, region: *Region) void {
+        region.begin(ring.used);
+    }
+
+    /// Where a ring goes on that its record knows.
+    pub fn knownBase(ring: *const Packed) u32 {
+        return ring.record.usedPlace();
     }
 
     /// As GET_VRING_BASE answers it.
@@ -138,11 +163,42 @@ pub const Packed = struct {
         ring.shadow_count += 1;
     }
 
+    /// Chains are in our hands, behind what was given back.
+    pub fn note(ring: *Packed, heads: []const vring_entry.Head) void {
+        const region = ring.region orelse return;
+        var at = ring.used;
+        for (heads) |head| {
+            region.take(head, ring.desc, at, ring.size);
+            at.advance(head.count, ring.size);
+        }
+    }
+
     /// Shows the driver all that was completed.
     pub inline fn flush(ring: *Packed) Used {
         @setRuntimeSafety(false);
+        if (ring.shadow_count == 0) return .{};
+        return if (ring.region) |region| ring.showNoted(region) else ring.show();
+    }
+
+    /// What goes to the guest is noted only here: what was taken for it before is still the driver's to see.
+    noinline fn showNoted(ring: *Packed, region: *Region) Used {
+        const known = region.noted;
+        var to = ring.used;
+        for (ring.shadow[0..ring.shadow_count], 0..) |bits, i| {
+            const completion: Completion = @bitCast(bits);
+            const back: vring_entry.Head = .{ .id = completion.id, .count = completion.count };
+            if (i >= known) region.take(back, ring.desc, to, ring.size);
+            to.advance(completion.count, ring.size);
+        }
+        region.release(to);
+        const used = ring.show();
+        region.settle();
+        return used;
+    }
+
+    inline fn show(ring: *Packed) Used {
+        @setRuntimeSafety(false);
         const count = ring.shadow_count;
-        if (count == 0) return .{};
         const from = ring.used;
         ring.record.commit(from.word(), count);
         // The flags of the first, written last, show all of them.
@@ -243,6 +299,11 @@ pub const Packed = struct {
         @atomicStore(u32, @as(*u32, @ptrCast(ring.device_event)), @bitCast(event), .monotonic);
     }
 
+    /// Where to begin, where nobody knows better than the front end.
+    pub fn toldBase(_: *const Packed, told: u32) u32 {
+        return told;
+    }
+
     /// What the event area says, for the ring's record.
     pub fn eventWord(ring: *const Packed) u32 {
         return @atomicLoad(u32, @as(*const u32, @ptrCast(ring.device_event)), .monotonic);
@@ -277,11 +338,6 @@ pub const Packed = struct {
 
 /// What will be a used descriptor, once its place is known.
 const Completion = packed struct(u64) { len: u32, id: u16, count: u16 };
-
-inline fn isAvailable(flags: u16, wrap: bool) bool {
-    const expected: u16 = if (wrap) spec.desc_avail else spec.desc_used;
-    return flags & avail_used == expected;
-}
 
 /// A ring of three whose memory is an array, for tests.
 const Bench = struct {

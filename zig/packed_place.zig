@@ -2,6 +2,7 @@
 //! count it and as the event areas hold it.
 
 const std = @import("std");
+const spec = @import("spec.zig");
 const vring_entry = @import("vring_entry.zig");
 
 pub const Place = struct {
@@ -28,6 +29,12 @@ pub const Place = struct {
         place.wrap = place.wrap != over;
     }
 };
+
+/// Whether flags are those of a descriptor that the driver offers in the lap of that wrap counter (2.8.1).
+pub inline fn isAvailable(flags: u16, wrap: bool) bool {
+    const expected: u16 = if (wrap) spec.desc_avail else spec.desc_used;
+    return flags & (spec.desc_avail | spec.desc_used) == expected;
+}
 
 /// Whether a step from `from` to `to`, of at most one lap, passed `event` (2.8.10).
 pub fn crossed(event: Place, from: Place, to: Place, size: u32) bool {

@@ -4,6 +4,7 @@
 const std = @import("std");
 const abi = @import("abi.zig");
 const DirtyLog = @import("dirty_log.zig").DirtyLog;
+const Inflight = @import("inflight.zig").Inflight;
 const journal_file = @import("journal.zig");
 const Memory = @import("memory.zig").Memory;
 const recovery = @import("recovery.zig");
@@ -31,6 +32,8 @@ pub const Port = struct {
     log_bell: i32,
     /// What outlives us of its rings.
     journal: *Journal,
+    /// The same, kept by the front end.
+    inflight: ?*Inflight,
     vrings: []align(64) Vring,
     /// The toGuest rings that are up, by queue. Rebuilt while workers are paused.
     receivers: [abi.queue_pairs_max]*Vring,
@@ -49,6 +52,7 @@ pub const Port = struct {
         port.memory.init();
         port.log = null;
         port.log_bell = -1;
+        port.inflight = null;
         port.receiver_count = 0;
         port.journal = try .create(2 * config.queue_pairs);
         errdefer port.journal.close();
@@ -60,8 +64,16 @@ pub const Port = struct {
         return port;
     }
 
+    /// No ring is started.
+    pub fn adoptInflight(port: *Port, inflight: ?*Inflight) void {
+        if (port.inflight) |before| before.destroy();
+        port.inflight = inflight;
+        for (port.vrings) |*vring| vring.inflight = inflight;
+    }
+
     /// Closes eventfds; memory and log must be gone by then.
     pub fn destroy(port: *Port) void {
+        port.adoptInflight(null);
         for (port.vrings) |*vring| {
             for ([_]i32{ vring.kick, vring.call, vring.err }) |fd| if (fd >= 0) sys.close(fd);
         }

@@ -14,10 +14,39 @@ const Vring = @import("vring.zig").Vring;
 /// Workers are held, and what is written may be marked where the guest migrates.
 pub fn settle(vring: *Vring, from_guest: bool) void {
     vring.unsettled = false;
-    (switch (vring.format) {
+    const held = switch (vring.format) {
+        .split => giveBackHeldSplit(vring, &vring.ring.split, from_guest),
+        .packed_ring => giveBackHeldPacked(vring, &vring.ring.packed_ring, from_guest),
+    };
+    if (!held) (switch (vring.format) {
         .split => if (from_guest) settleSplit(vring, &vring.ring.split),
         .packed_ring => settlePacked(vring, &vring.ring.packed_ring, from_guest),
-    }) catch |reason| vring.breakBy(reason);
+    }) catch |reason| return vring.breakBy(reason);
+    vring.trackAnew(!held);
+}
+
+/// What the front end's region says that somebody had in hand, whoever that was. False: it was not asked.
+fn giveBackHeldSplit(vring: *Vring, ring: *Split, from_guest: bool) bool {
+    const region = ring.region orelse return false;
+    if (region.heldCount() == 0) return false;
+    var left: []const u16 = region.held;
+    while (left.len > 0) {
+        const batch = left[0..@min(left.len, burst_file.frames_max)];
+        for (batch) |head| ring.complete(head, 0, 1);
+        finish(vring, ring.flush(), if (from_guest) @intCast(batch.len) else 0);
+        left = left[batch.len..];
+    }
+    region.forgetHeld();
+    return true;
+}
+
+fn giveBackHeldPacked(vring: *Vring, ring: *Packed, from_guest: bool) bool {
+    const region = ring.region orelse return false;
+    const count = region.held;
+    if (count == 0) return false;
+    for (region.chains[0..count]) |chain| ring.complete(chain.back.id, 0, chain.back.count);
+    finish(vring, ring.flush(), if (from_guest) count else 0);
+    return true;
 }
 
 /// A split ring tells itself where the next buffer is, so that the front end's base says nothing. Towards the guest

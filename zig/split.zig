@@ -7,6 +7,7 @@ const std = @import("std");
 const chain = @import("chain.zig");
 const copy = @import("copy.zig").copy;
 const Marking = @import("dirty_log.zig").Marking;
+const inflight_split = @import("inflight_split.zig");
 const Memory = @import("memory.zig").Memory;
 const Record = @import("journal.zig").Record;
 const spec = @import("spec.zig");
@@ -43,8 +44,12 @@ pub const Split = struct {
     /// The used index as the driver sees it, and as it will be.
     used_idx: u16,
     next_used: u16,
+    /// What we have in hand of it is written there, too.
+    region: ?*Region,
     shadow_count: u32,
     shadow: [shadow_max]spec.UsedElement,
+
+    pub const Region = inflight_split.SplitRegion;
 
     pub fn layout(size: u32) Layout {
         return .{
@@ -80,6 +85,36 @@ pub const Split = struct {
         ring.used_idx = ring.usedIndex();
         ring.next_used = ring.used_idx;
         ring.shadow_count = 0;
+        ring.region = null;
+    }
+
+    /// Sets the cursors behind what somebody else has in hand by `region`. False: it does not know this ring.
+    pub fn takeUp(ring: *Split, region: *Region) error{OutOfMemory}!bool {
+        const used_idx = ring.usedIndex();
+        const avail_idx = @atomicLoad(u16, &ring.avail[1], .acquire);
+        if (!try region.takeUp(.{
+            .size = ring.size,
+            .used_idx = used_idx,
+            .avail_idx = avail_idx,
+            .slots = ring.avail + 2,
+        })) return false;
+        ring.start(used_idx);
+        // It may be another by now.
+        ring.used_idx = used_idx;
+        ring.next_used = used_idx;
+        ring.next_avail +%= @intCast(region.heldCount());
+        ring.avail_idx = ring.next_avail;
+        return true;
+    }
+
+    /// Where we are is written to `region` from now on. Nothing is in hand.
+    pub fn beginRegion(ring: *const Split, region: *Region) void {
+        region.begin(ring.used_idx);
+    }
+
+    /// Where a ring goes on that its record knows.
+    pub fn knownBase(ring: *const Split) u32 {
+        return ring.usedIndex();
     }
 
     /// As GET_VRING_BASE answers it.
@@ -90,6 +125,12 @@ pub const Split = struct {
     /// How many buffers the driver has got back, in all: as they go back in order, also where the next one is.
     pub fn usedIndex(ring: *const Split) u16 {
         return @atomicLoad(u16, &ring.used[1], .monotonic);
+    }
+
+    /// Where to begin, where nobody knows better than the front end. 0 is also what one says that keeps no positions,
+    /// as DPDK's virtio-user; its ring does.
+    pub fn toldBase(ring: *const Split, told: u32) u32 {
+        return if (told == 0) ring.usedIndex() else told;
     }
 
     /// What the event area says, for the ring's record.
@@ -167,8 +208,28 @@ pub const Split = struct {
         ring.shadow_count = 0;
     }
 
+    /// Heads are in our hands.
+    pub fn note(ring: *Split, heads: []const vring_entry.Head) void {
+        if (ring.region) |region| region.take(heads);
+    }
+
     /// Shows the driver all that was completed, which is all that was taken.
     pub inline fn flush(ring: *Split) Used {
+        return if (ring.region) |region| ring.showNoted(region) else ring.show();
+    }
+
+    /// What goes to the guest is never noted: as long as it is not shown it can be taken again. What comes from there
+    /// is all in the shadow.
+    noinline fn showNoted(ring: *Split, region: *Region) Used {
+        const batch = ring.shadow[0..if (region.noted > 0) ring.shadow_count else 0];
+        for (batch) |element| region.link(@truncate(element.id));
+        const used = ring.show();
+        for (batch) |element| region.unmark(@truncate(element.id));
+        region.settle(ring.used_idx);
+        return used;
+    }
+
+    inline fn show(ring: *Split) Used {
         @setRuntimeSafety(false);
         ring.released = ring.next_avail;
         if (ring.shadow_count > 0) ring.spill();

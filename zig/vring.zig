@@ -8,6 +8,7 @@ const abi = @import("abi.zig");
 const Segment = @import("chain.zig").Segment;
 const DirtyLog = @import("dirty_log.zig").DirtyLog;
 const DriverQueue = @import("driver_queue.zig").DriverQueue;
+const inflight_file = @import("inflight.zig");
 const journal_file = @import("journal.zig");
 const Memory = @import("memory.zig").Memory;
 const Packed = @import("packed.zig").Packed;
@@ -17,10 +18,11 @@ const sys = @import("sys.zig");
 const UplinkQueue = @import("uplink_queue.zig").UplinkQueue;
 const vring_entry = @import("vring_entry.zig");
 
+const Inflight = inflight_file.Inflight;
 const Journal = journal_file.Journal;
 const Record = journal_file.Record;
 
-pub const Error = error{ InvalidArgument, Unmapped, Misaligned, AlreadyStarted, NotStarted, System };
+pub const Error = error{ Unmapped, AlreadyStarted, NotStarted, System } || inflight_file.Error;
 
 pub const Format = enum { split, packed_ring };
 
@@ -43,6 +45,8 @@ pub const Vring = struct {
     journal: *Journal,
     number: u32,
     record: *Record,
+    /// What the front end keeps for us of all its rings.
+    inflight: ?*Inflight,
     /// The other ring of the queue pair.
     other: ?*Vring,
     /// It was started where somebody had left it,
@@ -84,6 +88,7 @@ pub const Vring = struct {
             .journal = journal,
             .number = number,
             .record = journal.record(number),
+            .inflight = null,
             .other = null,
             .taken_up = false,
             .unsettled = false,
@@ -125,34 +130,21 @@ pub const Vring = struct {
         if (vring.started) return error.AlreadyStarted;
         const format: Format = if (spec.has(config.features, spec.Feature.ring_packed)) .packed_ring else .split;
         if (config.size == 0 or config.size > abi.vring_size_max) return error.InvalidArgument;
-        const event_idx = spec.has(config.features, spec.Feature.event_idx);
         const areas = try vring.locate(format, config);
         switch (format) {
             .split => {
                 if (!std.math.isPowerOfTwo(config.size)) return error.InvalidArgument;
                 if (config.base > 0xffff) return error.InvalidArgument;
                 vring.ring = .{ .split = undefined };
-                vring.ring.split.size = config.size;
-                vring.ring.split.event_idx = event_idx;
-                vring.ring.split.record = vring.record;
-                vring.ring.split.place(areas.desc, areas.avail, areas.used);
-                const known = vring.isKnown(config, vring.ring.split.eventWord());
-                // 0 is also what a front end says that keeps no positions, as DPDK's virtio-user; its ring does.
-                const told = !known and config.base != 0;
-                vring.ring.split.start(if (told) config.base else vring.ring.split.usedIndex());
+                try vring.startRing(&vring.ring.split, areas, config);
             },
             .packed_ring => {
                 if (config.base & 0x7fff >= config.size) return error.InvalidArgument;
                 if (config.base >> 16 & 0x7fff >= config.size) return error.InvalidArgument;
                 const shadow = try vring.journal.shadow(vring.number, config.size);
                 vring.ring = .{ .packed_ring = undefined };
-                vring.ring.packed_ring.size = config.size;
-                vring.ring.packed_ring.event_idx = event_idx;
-                vring.ring.packed_ring.record = vring.record;
                 vring.ring.packed_ring.shadow = shadow;
-                vring.ring.packed_ring.place(areas.desc, areas.avail, areas.used);
-                const known = vring.isKnown(config, vring.ring.packed_ring.eventWord());
-                vring.ring.packed_ring.start(if (known) vring.record.usedPlace() else config.base);
+                try vring.startRing(&vring.ring.packed_ring, areas, config);
             },
         }
         vring.format = format;
@@ -163,15 +155,12 @@ pub const Vring = struct {
         vring.disarm();
     }
 
-    /// Whether the ring is one that was left in the middle; else its record begins anew. A front end that moves packets
-    /// itself while nobody is there writes to the event area, too; but QEMU does so only for what the guest sends, and
-    /// a driver begins with all of its rings anew.
-    fn isKnown(vring: *Vring, config: abi.VringConfig, event: u32) bool {
-        const same = vring.record.isOf(config);
-        vring.taken_up = same and (vring.record.knows(event) or if (vring.other) |other| other.isAsLeft() else false);
-        vring.unsettled = vring.taken_up;
-        if (!vring.taken_up) vring.record.begin(config, event);
-        return vring.taken_up;
+    /// Whether the ring is one that was left in the middle, by its record. A front end that moves packets itself while
+    /// nobody is there writes to the event area, too; but QEMU does so only for what the guest sends, and a driver
+    /// begins with all of its rings anew.
+    fn isKnown(vring: *const Vring, config: abi.VringConfig, event: u32) bool {
+        if (!vring.record.isOf(config)) return false;
+        return vring.record.knows(event) or if (vring.other) |other| other.isAsLeft() else false;
     }
 
     /// Whether it was as somebody left it when it started, or is before it does.
@@ -183,6 +172,52 @@ pub const Vring = struct {
         const at = if (record.isPacked()) 0 else Split.eventOffset(record.size);
         const bytes = std.mem.asBytes(&event)[0..if (record.isPacked()) 4 else 2];
         return vring.memory.read(record.used_gpa +% at, bytes, &vring.hint) and record.knows(event);
+    }
+
+    /// Finds out where the ring is: by its record, if that knows it; else by the front end's region, if somebody left
+    /// the ring there; else as the front end says.
+    fn startRing(vring: *Vring, ring: anytype, areas: Areas, config: abi.VringConfig) Error!void {
+        const Region = @TypeOf(ring.*).Region;
+        ring.size = config.size;
+        ring.event_idx = spec.has(config.features, spec.Feature.event_idx);
+        ring.record = vring.record;
+        ring.place(areas.desc, areas.avail, areas.used);
+        const region = if (vring.inflight) |all| try Region.create(all, vring.number, config.size) else null;
+        errdefer if (region) |one| one.destroy();
+        vring.taken_up = vring.isKnown(config, ring.eventWord());
+        vring.unsettled = vring.taken_up;
+        if (vring.unsettled) {
+            ring.start(ring.knownBase());
+            // What the record says goes beyond it.
+            if (region) |one| one.end();
+        } else {
+            vring.record.end();
+            const left = if (region) |one| try ring.takeUp(one) else false;
+            if (!left) ring.start(ring.toldBase(config.base));
+            vring.unsettled = left and region.?.heldCount() > 0;
+            if (!vring.unsettled) beginRecord(ring, config);
+            if (!left) if (region) |one| ring.beginRegion(one);
+        }
+        ring.region = region;
+    }
+
+    /// The ring's record begins anew, from where the ring is.
+    fn beginRecord(ring: anytype, config: abi.VringConfig) void {
+        ring.record.begin(config, ring.baseOf(), ring.eventWord());
+    }
+
+    /// What was held by the region is settled: the record knows the ring from now on. Where it was settled by the
+    /// record, the region begins anew.
+    pub fn trackAnew(vring: *Vring, by_record: bool) void {
+        switch (vring.format) {
+            .split => trackRing(&vring.ring.split, vring.config, by_record),
+            .packed_ring => trackRing(&vring.ring.packed_ring, vring.config, by_record),
+        }
+    }
+
+    fn trackRing(ring: anytype, config: abi.VringConfig, by_record: bool) void {
+        if (!by_record) return beginRecord(ring, config);
+        if (ring.region) |region| ring.beginRegion(region);
     }
 
     /// Starts a ring whose driver we are, and owns its queue. One that sends is to be enabled when the device is ready.
@@ -206,6 +241,10 @@ pub const Vring = struct {
 
     /// Where it stopped, its front end is to know.
     pub fn stop(vring: *Vring) Error!abi.VringState {
+        if (vring.isTracked() and !vring.unsettled) switch (vring.format) {
+            .split => if (vring.ring.split.region) |region| region.end(),
+            .packed_ring => if (vring.ring.packed_ring.region) |region| region.end(),
+        };
         const last = try vring.leave();
         vring.record.end();
         return last;
@@ -215,6 +254,10 @@ pub const Vring = struct {
     pub fn leave(vring: *Vring) Error!abi.VringState {
         if (!vring.started) return error.NotStarted;
         const last = vring.state();
+        if (vring.isTracked()) switch (vring.format) {
+            .split => if (vring.ring.split.region) |region| region.destroy(),
+            .packed_ring => if (vring.ring.packed_ring.region) |region| region.destroy(),
+        };
         vring.started = false;
         vring.buffer_log = null;
         vring.used_log = null;
@@ -245,11 +288,24 @@ pub const Vring = struct {
     }
 
     /// What was taken from a guest is in our hands from now on.
-    pub inline fn noteTaken(vring: *Vring) void {
+    pub inline fn noteTaken(vring: *Vring, heads: []const vring_entry.Head) void {
         vring.record.take(switch (vring.format) {
             .split => vring.ring.split.next_avail,
             .packed_ring => vring.ring.packed_ring.avail.word(),
         });
+        if (vring.inflight != null) vring.noteHeads(heads);
+    }
+
+    noinline fn noteHeads(vring: *Vring, heads: []const vring_entry.Head) void {
+        switch (vring.format) {
+            .split => vring.ring.split.note(heads),
+            .packed_ring => vring.ring.packed_ring.note(heads),
+        }
+    }
+
+    /// Whether it is a running ring of a guest whose front end keeps memory for us.
+    fn isTracked(vring: *const Vring) bool {
+        return vring.started and vring.peer == .guest and vring.inflight != null;
     }
 
     /// Whether the areas of a running ring can still be found.

@@ -25,6 +25,9 @@ pub const Chain = struct {
     whole: bool,
 };
 
+/// A chain that was taken and is to go back.
+pub const Head = struct { id: u16, count: u16 };
+
 /// What one flush showed the driver: used positions `from` up to `to`.
 pub const Used = struct {
     from: u16 = 0,

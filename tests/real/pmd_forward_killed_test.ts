@@ -29,8 +29,8 @@ async function survivesKills(path: RingPath): Promise<void> {
   assert.equal((await (await next).program.stop("SIGTERM")).code, 0);
 }
 
-// After a reconnect virtio-user has its split rings begin at 0, wherever they stood: they themselves know better. Packed
-// ones it makes anew.
+// After a reconnect virtio-user has its split rings begin at 0, wherever they stood: they themselves know better.
+// Packed ones it makes anew.
 for (const packed of [true, false]) {
   const path = ring_paths.find((one) => one.packed === packed)!;
   realTest(`pmd-forward is killed again and again, testpmd listens, ${path.name}`, ["dpdk"], () => survivesKills(path));
