@@ -256,7 +256,6 @@ function trafficRow(traffic: GuestTraffic): Struct<"GuestTraffic"> {
     cpu: traffic.cpu ?? -1,
     gso_size: traffic.gsoSize ?? 0,
     window: traffic.window ?? 0,
-    padding: 0,
   };
 }
 
