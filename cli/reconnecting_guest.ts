@@ -201,6 +201,8 @@ export class ReconnectingGuest implements AsyncDisposable {
     await frontend.handshake();
     const missing = this.#features & ~frontend.features;
     if (missing !== 0n) throw new CommandError(`the back end does not offer ${featureNames(missing).join(", ")}`);
+    // QEMU enables rings long before it starts them.
+    for (const index of this.#rings()) await frontend.enableVring(index, true);
     await frontend.setFeatures(this.#features | frontend.features & featureSet(["PROTOCOL_FEATURES"]));
     const agreed_ms = moment_ms();
     await frontend.setMemory(this.guest.regions, this.guest.regions.map(() => this.guest.memoryFd));
@@ -218,7 +220,6 @@ export class ReconnectingGuest implements AsyncDisposable {
     const vring = this.guest.vring(index);
     const base = hasFeature(this.#features, "RING_PACKED") ? this.#bases[index]! : vring.base;
     await frontend.startVring(index, { ...vring, base });
-    await frontend.enableVring(index, true);
   }
 
   /** Ends both, guest and connection. The guest must not run in a crew any more. */
