@@ -114,6 +114,17 @@ export class ReconnectingGuest implements AsyncDisposable {
     return this.#rings().map((index) => this.guest.vringStats(index).packets);
   }
 
+  /** Its rings, for people: where the driver sees each, what was told to the back end, and what the device has. */
+  describe(): string {
+    return this.#rings().map((index) => {
+      const { base } = this.guest.vring(index);
+      const { outstanding, packets } = this.guest.vringStats(index);
+      const carried = packets - (this.#return?.carried[index] ?? 0n);
+      const [at, told] = [base, this.#bases[index]!].map((place) => `0x${place.toString(16)}`);
+      return `ring ${index} at ${at}, told ${told}, carried ${carried}, out ${outstanding}`;
+    }).join(", ");
+  }
+
   /** Where its driver would have each ring begin. */
   #ownBases(): number[] {
     return this.#rings().map((index) => this.guest.vring(index).base);

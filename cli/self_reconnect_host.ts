@@ -217,9 +217,7 @@ export class ReconnectHost implements AsyncDisposable {
       const { carried } = returns[number]!;
       const behind = () => guest.carried().findIndex((count, ring) => count - carried[ring]! <= BigInt(shape.ringSize));
       const problem = () => {
-        const ring = behind();
-        const count = guest.carried()[ring]! - carried[ring]!;
-        return `stuck: ring ${ring} of guest ${number} carried ${count} frames since it started, and no more`;
+        return `stuck: ring ${behind()} of guest ${number} carries no more: ${guest.describe()}`;
       };
       await this.#until(() => behind() === -1, problem);
     }
@@ -229,7 +227,10 @@ export class ReconnectHost implements AsyncDisposable {
   }
 
   async #arrival({ guest }: ReconnectingGuest, number: number, { received }: Return): Promise<number> {
-    await this.#until(() => guest.stats().received > received, () => `nothing arrives at guest ${number} any more`);
+    await this.#until(() => guest.stats().received > received, () => {
+      const rings = this.#here().guests.map((one) => one.describe()).join("; ");
+      return `nothing arrives at guest ${number} any more: ${rings}`;
+    });
     return moment_ms();
   }
 
