@@ -170,8 +170,12 @@ pub const Vring = struct {
         const same = vring.record.isOf(config);
         vring.taken_up = same and (vring.record.knows(event) or if (vring.other) |other| other.isAsLeft() else false);
         vring.unsettled = vring.taken_up;
-        if (!vring.taken_up) vring.record.begin(config, event);
-        return vring.taken_up;
+        if (vring.taken_up) return true;
+        // The driver has begun anew: if we die before this one's pair starts, this ring is as we left it, and that one is
+        // still not.
+        if (same) if (vring.other) |other| if (!other.started) other.record.end();
+        vring.record.begin(config, event);
+        return false;
     }
 
     /// Whether it was as somebody left it when it started, or is before it does.
