@@ -36,7 +36,7 @@ const commands: readonly CommandEntry[] = [
   },
   {
     name: "reconnect-watch",
-    about: "watch who comes and goes at ports, and how long nothing passed",
+    about: "watch who comes and goes at ports and how long nothing passed, or prove that guests live on",
     load: () => import("./reconnect_watch.ts"),
   },
   { name: "bench", about: "measure the way from guest to guest, and check it", load: () => import("./bench.ts") },
@@ -51,6 +51,12 @@ const commands: readonly CommandEntry[] = [
     about: "a host of simulated guests that migrate",
     hidden: true,
     load: () => import("./self_migration_host.ts"),
+  },
+  {
+    name: "reconnect-host",
+    about: "simulated guests whose back end comes and goes",
+    hidden: true,
+    load: () => import("./self_reconnect_host.ts"),
   },
 ];
 

@@ -1,12 +1,19 @@
 /**
- * `vhostctl reconnect-watch`: who comes and goes at a port, when, and how long nothing passed.
+ * `vhostctl reconnect-watch`: who comes and goes at a port, when, and how long nothing passed; or a test of that.
  *
  * @module
  */
 import { CommandError } from "./error.ts";
 import { OutageReport } from "./outage_report.ts";
 import { Output } from "./output.ts";
-import { planReconnectWatch, reconnectWatchCommand, type ReconnectWatchPlan } from "./reconnect_watch_options.ts";
+import { selfTest } from "./reconnect_self_test.ts";
+import { planSelfTest } from "./reconnect_self_test_options.ts";
+import {
+  planReconnectWatch,
+  reconnectWatchCommand,
+  type ReconnectWatchOptions,
+  type ReconnectWatchPlan,
+} from "./reconnect_watch_options.ts";
 import { stoppable } from "./stoppable.ts";
 import { watchOwnPort } from "./watched_port.ts";
 import { watchQemu } from "./watched_qemu.ts";
@@ -16,7 +23,13 @@ const frame_ms = 500;
 
 /** The command, for `main.ts`. */
 export function command() {
-  return reconnectWatchCommand().action((options) => run(planReconnectWatch(options, Deno.cwd())));
+  return reconnectWatchCommand().action((options) => reconnectWatch(options));
+}
+
+async function reconnectWatch(options: ReconnectWatchOptions): Promise<void> {
+  const test = planSelfTest(options);
+  if (test === undefined) await run(planReconnectWatch(options, Deno.cwd()));
+  else await selfTest(test);
 }
 
 /** Until that is stopped, or the time is over. */

@@ -9,6 +9,7 @@ import type { PortPlan } from "../mod.ts";
 import { UsageError } from "./error.ts";
 import { seconds, wholeNumber } from "./option.ts";
 import { checkSocket, planPorts } from "./port_option.ts";
+import { addSelfTestOptions, selfTestHelp } from "./reconnect_self_test_options.ts";
 import { type SocketAddress, socketAddress } from "./socket_address.ts";
 
 const examples = `
@@ -34,7 +35,7 @@ const outageMax_ms = 86_400_000;
 
 /** The command, still without its action. */
 export function reconnectWatchCommand() {
-  return new Command("reconnect-watch")
+  return addSelfTestOptions(new Command("reconnect-watch"))
     .description("Watch front ends and back ends go and come back: a timeline of each port, and its outages.")
     .addOption(
       new Option("--socket <path>", "serve a port of its own there, and watch that").conflicts("attach"),
@@ -54,7 +55,7 @@ export function reconnectWatchCommand() {
       new Option("--seconds <n>", "end after so long, 0 for never (default: 0)").argParser(seconds("--seconds", 0.1)),
     )
     .option("--json", "print one JSON object a line: each moment, and the outages at the end")
-    .addHelpText("after", examples);
+    .addHelpText("after", examples + selfTestHelp);
 }
 
 /** What commander makes of the options. */
@@ -91,7 +92,7 @@ function planWatched({ socket, client, queues, attach }: ReconnectWatchOptions, 
   if (socket === undefined) {
     throw new UsageError(
       "nothing to watch: neither --attach nor --socket: give the control socket of a vhostctl serve, " +
-        "or a path where a port is to be served",
+        "or a path where a port is to be served, or --self-test",
     );
   }
   const option = { socket, mode: client ? "client" as const : "server" as const };

@@ -2,8 +2,7 @@
  * `vhostctl migration-host`, for this program's own use: a host with a simulated guest that comes and goes, in a
  * process of its own. It does what QEMU does: attaches the guest to a back end, and migrates it to another such one.
  *
- * Takes a line of JSON at a time on stdin, `{"call":"pause","with":{"frames":8}}`, and answers each with one on stdout,
- * in order; a failure with `{"error":".."}`. The calls are the methods of `MigrationHost`. Ends when stdin is closed.
+ * Its parent calls the methods of `MigrationHost`.
  *
  * @module
  */
@@ -11,31 +10,24 @@ import { Command } from "@commander-js/extra-typings";
 import {
   type Channel,
   type Fd,
-  type FeatureName,
   featureNames,
   featureSet,
   Frontend,
   Guest,
   type GuestDifference,
-  type GuestOptions,
   type GuestTraffic,
   GuestTransfer,
   hasFeature,
   openMemoryFile,
-  Pump,
+  type Pump,
 } from "../mod.ts";
 import { CommandError } from "./error.ts";
 import { countersOf } from "./guest.ts";
 import { connect } from "./guest_attach.ts";
 import { logBytes, setLogging } from "./guest_log.ts";
 import type { GuestCounters } from "./guest_process.ts";
-import { readLines } from "./json_process.ts";
-
-/** A guest, the same on both hosts. */
-export type GuestShape = Required<Omit<GuestOptions, "features" | "gpa">> & {
-  readonly features: readonly FeatureName[];
-  readonly gpa: number;
-};
+import type { GuestShape } from "./guest_shape.ts";
+import { answerCalls } from "./host_calls.ts";
 
 /** Pages that went over because they were logged. */
 export interface Logged {
@@ -315,33 +307,9 @@ export class MigrationHost implements AsyncDisposable {
   }
 }
 
-/** Methods that can be called from outside. */
-export type HostCall = keyof MigrationHost & string;
-
-async function answer(host: MigrationHost, line: string): Promise<unknown> {
-  try {
-    const { call, with: argument } = JSON.parse(line) as { call: HostCall; with: unknown };
-    return { result: await (host[call] as (argument: unknown) => unknown).call(host, argument) };
-  } catch (reason) {
-    return { error: (reason as Error).message };
-  }
-}
-
-async function run(): Promise<void> {
-  await using pump = Pump.open();
-  const running = pump.run();
-  await using host = new MigrationHost(pump);
-  console.log(JSON.stringify({ ready: true }));
-  let last: Promise<void> = Promise.resolve();
-  const talk = readLines(Deno.stdin.readable, (line) => {
-    last = last.then(async () => console.log(JSON.stringify(await answer(host, line))));
-  }).then(() => last);
-  await Promise.race([talk, running]);
-}
-
 /** The command with its action. */
 export function command() {
   return new Command("migration-host")
     .description("A host of simulated guests that migrate, for the use of other commands.")
-    .action(run);
+    .action(() => answerCalls((pump) => new MigrationHost(pump)));
 }

@@ -3,42 +3,9 @@
  *
  * @module
  */
-import type { FeatureName } from "../mod.ts";
 import type { Ring } from "./bench_result.ts";
-import type { GuestShape } from "./self_migration_host.ts";
-
-/** Numbers that look random, by a seed (SplitMix32). */
-export class Random {
-  #state: number;
-
-  /** @param seed 0 to 2^32 - 1. */
-  constructor(seed: number) {
-    this.#state = seed;
-  }
-
-  /** 0 to 2^32 - 1. */
-  next(): number {
-    this.#state = this.#state + 0x9e3779b9 >>> 0;
-    let mixed = this.#state;
-    mixed = Math.imul(mixed ^ mixed >>> 16, 0x21f0aaad);
-    mixed = Math.imul(mixed ^ mixed >>> 15, 0x735a2d97);
-    return (mixed ^ mixed >>> 15) >>> 0;
-  }
-
-  /** From `least` to `most`, both included. */
-  between(least: number, most: number): number {
-    return least + this.next() % (most - least + 1);
-  }
-
-  pick<T>(items: readonly [T, ...T[]]): T {
-    return items[this.next() % items.length]!;
-  }
-
-  /** True `percent` times of a hundred. */
-  chance(percent: number): boolean {
-    return this.next() % 100 < percent;
-  }
-}
+import { frameBytesMax, type GuestShape, longestFrame, ownFrameBytes, planShape } from "./guest_shape.ts";
+import { Random } from "./random.ts";
 
 /** How a round ends: the guest arrives, or stays where it is because somebody gave up, or its new host is gone. */
 export type RoundEnd = "arrives" | "cancelled" | "killed";
@@ -85,12 +52,6 @@ export interface LifePlan {
   readonly rounds: readonly RoundPlan[];
 }
 
-/** Of every sender of the self-test. */
-export const queuePairsMax = 2;
-export const frameBytesMax = 9014;
-const headerBytes = 12;
-/** The longest frame of the guest's own. */
-const ownFrameBytes = 1514;
 const gsoBytes = 1448;
 const roundsMax = 6;
 
@@ -123,57 +84,6 @@ function planRound(random: Random): RoundPlan {
     kick: random.between(0, halted_ms.length - 1),
     after_ms: random.between(0, 15),
   };
-}
-
-function planFeatures(random: Random, ring: Ring, queuePairs: number, cut: boolean): FeatureName[] {
-  const some: readonly (readonly [FeatureName, number])[] = [
-    ["MRG_RXBUF", 65],
-    ["EVENT_IDX", 60],
-    ["INDIRECT_DESC", 50],
-    ["IN_ORDER", 30],
-    ["GUEST_CSUM", 30],
-  ];
-  return [
-    "VERSION_1",
-    ...ring === "packed" ? ["RING_PACKED" as const] : [],
-    ...queuePairs > 1 ? ["MQ" as const] : [],
-    ...cut ? ["CSUM", "HOST_USO"] as const : [],
-    ...some.filter(([, percent]) => random.chance(percent)).map(([name]) => name),
-  ];
-}
-
-const ringSizes: Record<Ring, readonly [number, ...number[]]> = {
-  split: [64, 128, 256, 512, 1024],
-  packed: [64, 100, 255, 256, 1000],
-};
-
-/** Rings and buffers. */
-function planShape(random: Random, ring: Ring, cut: boolean): GuestShape {
-  const queuePairs = random.pick([1, queuePairsMax]);
-  const features = planFeatures(random, ring, queuePairs, cut);
-  const indirect = features.includes("INDIRECT_DESC");
-  const buffers = features.includes("MRG_RXBUF") ? [600, 1536, 2048, 4096] as const : [2048, 9216] as const;
-  return {
-    features,
-    queuePairs,
-    // Send buffers are large where frames are.
-    ringSize: Math.min(random.pick(ringSizes[ring]), cut ? 256 : 1024),
-    bufferBytes: random.pick<number>(buffers),
-    frameBytesMax: cut ? frameBytesMax : ownFrameBytes,
-    sendSegments: random.chance(40) ? random.between(1, 4) : 0,
-    receiveSegments: random.chance(40) ? random.between(1, 4) : 0,
-    sendIndirect: indirect && random.chance(50),
-    receiveIndirect: indirect && random.chance(50),
-    // Its log is as long as it must be, mostly empty, or goes beyond what 32 bits hold.
-    gpa: random.pick([0, 0x4000_0000, 0x1_8000_0000]),
-  };
-}
-
-/** What fits into a quarter of a guest's buffers together, or into one that takes no more. */
-function longestFrame({ features, ringSize, bufferBytes, receiveSegments, receiveIndirect }: GuestShape): number {
-  if (!features.includes("MRG_RXBUF")) return bufferBytes - headerBytes;
-  const buffers = receiveIndirect ? ringSize : Math.floor(ringSize / (1 + receiveSegments));
-  return Math.floor(buffers / 4) * bufferBytes - headerBytes;
 }
 
 function planLife(random: Random, ring: Ring, rounds: number): LifePlan {

@@ -10,9 +10,11 @@ import type { Ring } from "./bench_result.ts";
 import { CommandError } from "./error.ts";
 import { macNumber } from "./guest.ts";
 import { type GuestCounters, GuestProcess, type Traffic } from "./guest_process.ts";
+import { frameBytesMax, queuePairsMax } from "./guest_shape.ts";
 import { pause } from "./pause.ts";
-import { MigrationHostProcess } from "./self_migration_host_process.ts";
-import { frameBytesMax, type LifePlan, queuePairsMax } from "./self_migration_plan.ts";
+import { HostProcess } from "./host_process.ts";
+import type { MigrationHost } from "./self_migration_host.ts";
+import type { LifePlan } from "./self_migration_plan.ts";
 import { dropsOf, type PortCounters, ServeProcess } from "./serve_process.ts";
 
 /** Ports of each back end, in their order: where the guest goes, and where its sender is. */
@@ -45,6 +47,10 @@ export interface Account {
   readonly ports: readonly PortCounters[];
 }
 
+function startHost(): Promise<HostProcess<MigrationHost>> {
+  return HostProcess.start("migration-host");
+}
+
 function sumOf(one: GuestCounters, other: GuestCounters): GuestCounters {
   const entries = Object.entries(one) as [keyof GuestCounters, number][];
   return Object.fromEntries(entries.map(([name, count]) => [name, count + other[name]])) as unknown as GuestCounters;
@@ -69,7 +75,7 @@ export class MigrationRig implements AsyncDisposable {
   readonly #directory: string;
   readonly #serves: readonly ServeProcess[];
   readonly #senders: GuestProcess;
-  readonly #hosts: MigrationHostProcess[];
+  readonly #hosts: HostProcess<MigrationHost>[];
   #meetings = 0;
 
   private constructor(
@@ -77,7 +83,7 @@ export class MigrationRig implements AsyncDisposable {
     directory: string,
     serves: readonly ServeProcess[],
     senders: GuestProcess,
-    hosts: MigrationHostProcess[],
+    hosts: HostProcess<MigrationHost>[],
   ) {
     this.#stack = stack;
     this.#directory = directory;
@@ -106,22 +112,22 @@ export class MigrationRig implements AsyncDisposable {
         offload: { gso_bytes: 0, receiver_takes: "nothing" },
       }),
     );
-    const hosts: MigrationHostProcess[] = [];
+    const hosts: HostProcess<MigrationHost>[] = [];
     stack.defer(async () => {
       for (const host of hosts) await host[Symbol.asyncDispose]();
     });
-    for (const _ of serves) hosts.push(await MigrationHostProcess.start());
+    for (const _ of serves) hosts.push(await startHost());
     return new MigrationRig(stack.move(), directory, serves, senders, hosts);
   }
 
-  host(side: Side): MigrationHostProcess {
+  host(side: Side): HostProcess<MigrationHost> {
     return this.#hosts[side]!;
   }
 
   /** Puts another in the place of a host that was killed. */
   async replaceHost(side: Side): Promise<void> {
     await this.#hosts[side]![Symbol.asyncDispose]();
-    this.#hosts[side] = await MigrationHostProcess.start();
+    this.#hosts[side] = await startHost();
   }
 
   /** Where a guest attaches. */

@@ -74,6 +74,11 @@ export interface GuestTraffic {
    * negotiate the same they come in pieces, each of which counts as received. None is to be cut, if undefined.
    */
   gsoSize?: number | undefined;
+  /**
+   * So many frames may be on their way to the other guest of two that are started together, and are sent to by nobody
+   * else: with no more than that has buffers, none is dropped for want of one. No limit, if undefined.
+   */
+  window?: number | undefined;
 }
 
 /** The longest frame that rings carry: IP's longest packet, and headers before it. */
@@ -250,6 +255,7 @@ function trafficRow(traffic: GuestTraffic): Struct<"GuestTraffic"> {
     wait: GuestWait[traffic.wait ?? "poll"],
     cpu: traffic.cpu ?? -1,
     gso_size: traffic.gsoSize ?? 0,
+    window: traffic.window ?? 0,
   };
 }
 

@@ -119,9 +119,9 @@ pub const DriverSplit = struct {
     }
 
     /// What a device that knows nothing is told as VHOST_USER_SET_VRING_BASE: the first buffer that
-    /// did not come back.
+    /// did not come back, as the ring says, whether or not the driver has looked.
     pub fn base(ring: *const DriverSplit) u32 {
-        return ring.next_used;
+        return @atomicLoad(u16, &ring.used[1], .acquire);
     }
 
     /// Buffers that the device has, or will have at `publish`.

@@ -20,6 +20,7 @@ const guest_shape = @import("guest_shape.zig");
 const guest_side = @import("guest_side.zig");
 const spec = @import("spec.zig");
 const sys = @import("sys.zig");
+const Window = @import("guest_window.zig").Window;
 
 const Room = guest_side.Room;
 const Shape = guest_shape.Shape;
@@ -65,6 +66,9 @@ pub const Guest = struct {
     inspector: Inspector,
     sequencer: Sequencer,
     traffic: abi.GuestTraffic,
+    /// Of a crew; and what it leaves to be sent in this round.
+    window: ?Window,
+    room: u64,
     /// Buffers that a burst of frames fills.
     receive_limit: u32,
     thread: ?std.Thread,
@@ -96,6 +100,7 @@ pub const Guest = struct {
         guest.send_shape = .of(header_bytes, config.frame_bytes_max, config.send_segments, config.send_indirect != 0);
         guest.stats = std.mem.zeroes(abi.GuestStats);
         guest.traffic = std.mem.zeroes(abi.GuestTraffic);
+        guest.window = null;
         guest.thread = null;
         guest.driven = false;
         guest.quit = .init(false);
@@ -349,6 +354,7 @@ pub const Guest = struct {
     /// Starts the thread.
     pub fn start(guest: *Guest, traffic: abi.GuestTraffic) Error!void {
         if (guest.isBusy()) return error.AlreadyStarted;
+        if (traffic.window != 0) return error.InvalidArgument;
         try guest.prepare(traffic);
         const options: std.Thread.SpawnConfig = .{ .stack_size = sys.thread_stack_bytes };
         guest.stats.running = 1;
@@ -404,6 +410,7 @@ pub const Guest = struct {
     pub fn prepare(guest: *Guest, traffic: abi.GuestTraffic) Error!void {
         try guest.checkTraffic(traffic);
         guest.traffic = traffic;
+        guest.window = null;
         if (traffic.burst == 0) guest.traffic.burst = default_burst;
         const header_bytes = guest.receive_shape.header_bytes;
         const bytes = header_bytes + traffic.frame_bytes;
@@ -521,6 +528,10 @@ pub const Guest = struct {
 
     fn stepLanes(guest: *Guest, lanes: anytype) bool {
         var found = false;
+        guest.room = if (guest.window) |*window|
+            window.room(guest.stats.sent, outstandingIn(lanes))
+        else
+            std.math.maxInt(u64);
         // Another one begins every time: few frames that are due then come from all queues by turns.
         guest.first = if (guest.first + 1 < lanes.len) guest.first + 1 else 0;
         for (0..lanes.len) |i| {
@@ -537,11 +548,19 @@ pub const Guest = struct {
         return found;
     }
 
+    /// Frames that the device has.
+    fn outstandingIn(lanes: anytype) u32 {
+        var count: u32 = 0;
+        for (lanes) |*lane| count += lane.sender.side.ring.outstanding();
+        return count;
+    }
+
     fn serve(guest: *Guest, lane: anytype, queue: u32) driver_entry.Broken!bool {
         const received = if (guest.traffic.receive != 0) try guest.receive(lane, queue) else 0;
         const limit = guest.allowance();
         const sent = if (limit > 0) try lane.sender.send(limit, &guest.sequencer) else 0;
         guest.sent += sent;
+        guest.room -= sent;
         if (guest.traffic.count != 0 and guest.sent == guest.traffic.count) guest.stats.sending = 0;
         guest.show(&lane.sender.side, 2 * queue + 1);
         if (limit == 0 and received == 0) try lane.sender.reclaim();
@@ -581,7 +600,7 @@ pub const Guest = struct {
     fn allowance(guest: *const Guest) u32 {
         const traffic = &guest.traffic;
         if (guest.stats.sending == 0) return 0;
-        var limit: u64 = traffic.burst;
+        var limit: u64 = @min(traffic.burst, guest.room);
         if (traffic.count != 0) limit = @min(limit, traffic.count - guest.sent);
         if (traffic.rate != 0) limit = @min(limit, guest.due(guest.now_ns) -| guest.sent);
         return @intCast(limit);

@@ -24,6 +24,7 @@ pub const Crew = struct {
         for (guests, traffics, 0..) |guest, traffic, i| {
             if (std.mem.indexOfScalar(*Guest, guests[0..i], guest) != null) return error.InvalidArgument;
             if (traffic.wait == .sleep) return error.InvalidArgument;
+            if (traffic.window != 0 and guests.len != 2) return error.InvalidArgument;
             if (guest.stats.running != 0) return error.AlreadyStarted;
         }
         const crew = try allocator.create(Crew);
@@ -33,7 +34,10 @@ pub const Crew = struct {
         crew.cpu = traffics[0].cpu;
         crew.wait = traffics[0].wait;
         crew.quit = .init(false);
-        for (guests, traffics) |guest, traffic| try guest.prepare(traffic);
+        for (guests, traffics, 0..) |guest, traffic, i| {
+            try guest.prepare(traffic);
+            if (traffic.window != 0) guest.window = .open(&guests[1 - i].stats, traffic);
+        }
         crew.thread = std.Thread.spawn(.{ .stack_size = sys.thread_stack_bytes }, run, .{crew}) catch
             return error.OutOfMemory;
         for (guests) |guest| guest.stats.running = 1;
@@ -130,4 +134,8 @@ test "what is no crew is refused" {
     try std.testing.expectError(error.InvalidArgument, Crew.start(&.{ guest, guest }, &.{ traffic, traffic }));
     traffic.wait = .sleep;
     try std.testing.expectError(error.InvalidArgument, Crew.start(&.{guest}, &.{traffic}));
+    traffic.wait = .yield;
+    traffic.window = 1;
+    try std.testing.expectError(error.InvalidArgument, Crew.start(&.{guest}, &.{traffic}));
+    try std.testing.expectError(error.InvalidArgument, guest.start(traffic));
 }

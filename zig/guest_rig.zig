@@ -181,6 +181,7 @@ fn testTraffic(number: u64, peer: u64) abi.GuestTraffic {
         .wait = .poll,
         .cpu = -1,
         .gso_size = 0,
+        .window = 0,
     };
 }
 

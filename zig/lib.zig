@@ -34,6 +34,7 @@ test {
     _ = @import("guest_rig.zig");
     _ = @import("guest_crew.zig");
     _ = @import("guest_state.zig");
+    _ = @import("guest_window.zig");
     _ = @import("guest_transfer.zig");
     _ = @import("handles.zig");
     _ = @import("inflight_rig.zig");

@@ -191,6 +191,9 @@ pub const Vring = struct {
             // What the record says goes beyond it.
             if (region) |one| one.end();
         } else {
+            // The driver has begun anew: if we die before the other ring of the pair starts, this one is as we left it,
+            // and that one is still not.
+            if (vring.record.isOf(config)) if (vring.other) |other| if (!other.started) other.record.end();
             vring.record.end();
             const left = if (region) |one| try ring.takeUp(one) else false;
             if (!left) ring.start(ring.toldBase(config.base));
