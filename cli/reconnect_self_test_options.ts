@@ -18,7 +18,7 @@ With --self-test two simulated guests, in a process of their own, send to each o
 of our own (vhostctl serve) is killed with SIGKILL at a random instant, round after round, and started again. The guests
 do what QEMU's do: memory and rings stay, and whoever comes is told all of it again, with the used index of a split
 ring, and for a packed ring what was known when it was stopped in order the last time, which is stale. Some back ends
-are killed again before packets pass; some drivers begin anew while nobody is there, with rings in the same place.
+are killed again before packets pass; some drivers begin anew while nobody is there, with their rings in the same place.
 Rings, buffers and features are other ones for each pair of guests, by --seed. Every ring must go round again after
 every kill; in the end every buffer has come back, and every packet came once, in order, or is counted as lost.
 

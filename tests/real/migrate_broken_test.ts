@@ -4,20 +4,17 @@
  */
 
 import assert from "node:assert/strict";
-import { join, resolve } from "node:path";
+import { resolve } from "node:path";
 import type { Difference } from "../../cli/self_migration_host.ts";
 import type { SelfTestResult } from "../../cli/self_migration_result.ts";
+import { buildChanged, type Change } from "./changed_library.ts";
 
 const root = resolve(import.meta.dirname!, "../..");
 const program = Deno.env.get("VHOSTCTL") ?? `${root}/scripts/vhostctl`;
 const rounds = 60;
 
-interface Fault {
+interface Fault extends Change {
   readonly forgets: string;
-  readonly file: string;
-  /** Stands there once, and is replaced. */
-  readonly text: string;
-  readonly by: string;
   readonly ring: "split" | "packed" | "both";
   /** Where memory may differ then. */
   readonly areas: readonly Difference["area"][];
@@ -56,35 +53,13 @@ const faults: readonly Fault[] = [
   },
 ];
 
-/** Builds a copy of libvring with one change. */
-async function build(folder: string, { file, text, by }: Fault): Promise<string> {
-  const source = join(folder, "zig");
-  await Deno.mkdir(source);
-  for await (const { name } of Deno.readDir(`${root}/zig`)) {
-    await Deno.copyFile(`${root}/zig/${name}`, join(source, name));
-  }
-  const before = await Deno.readTextFile(join(source, file));
-  assert.equal(before.split(text).length, 2, `${file} has not once: ${text}`);
-  await Deno.writeTextFile(join(source, file), before.replace(text, () => by));
-  const library = join(folder, "libvring.so");
-  // Not as scripts/build does it: this way it takes seconds.
-  const { code, stderr } = await new Deno.Command(`${root}/scripts/zig`, {
-    args: [
-      ...["build-lib", "-dynamic", "-O", "Debug", "-fllvm", "-lc", "-z", "nodelete", "--name", "vring"],
-      ...[`-femit-bin=${library}`, join(source, "lib.zig")],
-    ],
-  }).output();
-  assert.equal(code, 0, new TextDecoder().decode(stderr));
-  return library;
-}
-
 for (const fault of faults) {
   Deno.test(`migrate --self-test with a back end that forgets ${fault.forgets}`, async () => {
     const folder = await Deno.makeTempDir();
     try {
       const { code, stdout, stderr } = await new Deno.Command(program, {
         args: ["migrate", "--self-test", "--json", "--seed", "1", "--rounds", `${rounds}`, "--ring", fault.ring],
-        env: { VHOSTCTL_LIB: await build(folder, fault) },
+        env: { VHOSTCTL_LIB: await buildChanged(folder, fault) },
       }).output();
       const [said, told] = [stdout, stderr].map((bytes) => new TextDecoder().decode(bytes));
       const { rings } = JSON.parse(said!) as SelfTestResult;

@@ -1,0 +1,75 @@
+/**
+ * `vhostctl reconnect-watch --self-test` finds a back end that cannot be killed at any instant: libvring is built
+ * without one of the things that make it so, and the test must fail and say what came of it.
+ */
+
+import assert from "node:assert/strict";
+import { resolve } from "node:path";
+import type { SelfTestResult } from "../../cli/self_reconnect_result.ts";
+import { buildChanged, type Change } from "./changed_library.ts";
+
+const program = Deno.env.get("VHOSTCTL") ?? resolve(import.meta.dirname!, "../../scripts/vhostctl");
+const rounds = 100;
+
+interface Fault extends Change {
+  readonly what: string;
+  readonly ring: "split" | "packed" | "both";
+  /** What a guest sees of it. */
+  readonly seen: RegExp;
+}
+
+const faults: readonly Fault[] = [
+  {
+    what: "does not note what it has in hand",
+    file: "burst.zig",
+    text: "        vring.noteTaken();\n",
+    ...{ by: "", ring: "both", seen: /\d duplicated/ },
+  },
+  {
+    what: "keeps for itself what a dead one had in hand",
+    file: "recovery.zig",
+    text: "        ring.complete(head.id, 0, 1);\n",
+    ...{ by: "        _ = head;\n", ring: "split", seen: /stuck/ },
+  },
+  {
+    what: "does not note where a packed ring is",
+    file: "packed.zig",
+    text: "        ring.record.settle(ring.used.word());\n        ring.shadow_count = 0;\n",
+    ...{ by: "        ring.shadow_count = 0;\n", ring: "packed", seen: /stuck|nothing arrives|broken/ },
+  },
+  {
+    what: "takes the ring of a driver that has begun anew for what was left",
+    file: "journal.zig",
+    text: "        return event != 0 and (",
+    ...{ by: "        return event == 0 or (", ring: "packed", seen: /stuck|nothing arrives|broken/ },
+  },
+];
+
+for (const fault of faults) {
+  Deno.test(`reconnect-watch --self-test with a back end that ${fault.what}`, async () => {
+    const folder = await Deno.makeTempDir();
+    try {
+      const { code, stdout, stderr } = await new Deno.Command(program, {
+        args: [
+          "reconnect-watch",
+          "--self-test",
+          "--json",
+          "--seed",
+          "1",
+          "--rounds",
+          `${rounds}`,
+          "--ring",
+          fault.ring,
+        ],
+        env: { VHOSTCTL_LIB: await buildChanged(folder, fault) },
+      }).output();
+      const [said, told] = [stdout, stderr].map((bytes) => new TextDecoder().decode(bytes));
+      const { rings } = JSON.parse(said!) as SelfTestResult;
+      for (const { ring, failure } of rings) assert.match(failure?.reason ?? `${ring}: nothing was found`, fault.seen);
+      assert.equal(code, 1, told);
+      assert.match(told!, /self-test failed: .*: repeat it with vhostctl reconnect-watch --self-test --seed 1 --ring/);
+    } finally {
+      await Deno.remove(folder, { recursive: true });
+    }
+  });
+}
