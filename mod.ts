@@ -105,6 +105,7 @@ export type { Dataplane, Region, VringConfig, VringFd } from "./vhost/dataplane.
 export * from "./vhost/error.ts";
 export { Fd } from "./vhost/fd.ts";
 export * from "./vhost/frontend.ts";
+export type { Inflight } from "./vhost/inflight.ts";
 export * from "./vhost/offer.ts";
 export { type Json, listOf, number, rowOf } from "./vhost/session_snapshot.ts";
 export {

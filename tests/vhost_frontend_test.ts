@@ -248,3 +248,26 @@ Deno.test("A front end without protocol features still gets its rings, all enabl
   assert.deepEqual([...dataplane.enabled], [0, 1]);
   frontend.close();
 });
+
+Deno.test("Memory to keep for a back end comes with a descriptor, and is given as it came", async () => {
+  const { fds, dataplane, frontend } = joined();
+  await frontend.handshake();
+  const before = fds.live.size;
+  const { inflight, fd } = await frontend.getInflight(4, 256);
+  assert.equal(inflight.mmapSize, 3n * 8256n + 8224n);
+  assert.equal(fds.live.size, before + 1);
+  await frontend.setInflight(inflight, fd.number);
+  assert.deepEqual(dataplane.calls, [`inflight ${inflight.mmapSize}@0 4x256`]);
+  fd[Symbol.dispose]();
+  frontend.close();
+  assert.deepEqual([fds.live.size, ...fds.violations], [0]);
+});
+
+Deno.test("An answer to GET_INFLIGHT_FD without a descriptor, or of another size, ends the connection", async () => {
+  for (const bytes of [24, 8]) {
+    const { channel, frontend } = scripted([new Uint8Array(bytes)]);
+    await assert.rejects(frontend.getInflight(2, 256), /^ProtocolError: GET_INFLIGHT_FD: answered with 0 descriptors/);
+    assert.equal(channel.sent[0]?.payload.toHex(), "00".repeat(16) + "0200000100000000");
+    await assert.rejects(frontend.request("GET_FEATURES", null), HangupError);
+  }
+});
