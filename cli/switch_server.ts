@@ -81,8 +81,9 @@ interface Opened {
 }
 
 /** Without a state file, the port is served all the same. */
-function openState({ state: path }: PortPlan): Opened {
-  if (path === undefined) return {};
+function openState({ state: path, driver, uplink }: PortPlan): Opened {
+  // Only who serves a guest has rings that wait.
+  if (path === undefined || driver !== undefined || uplink !== undefined) return {};
   try {
     return { state: KeptState.open(path) };
   } catch (error) {

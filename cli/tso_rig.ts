@@ -243,7 +243,12 @@ export class TsoRig implements TestRig {
     const directory = await Deno.makeTempDir({ prefix: "vhostctl-tso-" });
     stack.defer(() => Deno.remove(directory, { recursive: true }));
     const names = ["sender", "receiver"];
-    const ports = planPorts(names.map((name) => ({ name })), { directory, queuePairs: 1, workingDirectory: "/" });
+    const ports = planPorts(names.map((name) => ({ name })), {
+      directory,
+      queuePairs: 1,
+      workingDirectory: "/",
+      stateDirectory: "none",
+    });
     const plan = { ports, directory, socketMode: 0o600, workers: [undefined], idle: "adaptive" } as const;
     const server = stack.use(await SwitchServer.open(plan, () => {}));
     void server.run();

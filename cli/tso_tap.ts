@@ -50,7 +50,12 @@ class TapRig implements TestRig {
     const directory = await Deno.makeTempDir({ prefix: "vhostctl-tso-" });
     stack.defer(() => Deno.remove(directory, { recursive: true }));
     await shell(before);
-    const [port] = planPorts([{ name: "sender" }], { directory, queuePairs: 1, workingDirectory: "/" });
+    const [port] = planPorts([{ name: "sender" }], {
+      directory,
+      queuePairs: 1,
+      workingDirectory: "/",
+      stateDirectory: "none",
+    });
     const uplink = { kind: "tap", interface: names.uplink, mtu: tapMtu } as const;
     const ports = [port!, { ...port!, name: "uplink", socket: "", offer: makeOffer(), uplink }];
     const plan = { ports, directory, socketMode: 0o600, workers: [undefined], idle: "adaptive" } as const;

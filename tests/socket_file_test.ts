@@ -30,7 +30,9 @@ class Place implements AsyncDisposable {
   }
 
   arguments(...ports: readonly string[]): string[] {
-    return ports.flatMap((port) => ["--port", `name=${port},socket=${this.socket(port)}`]);
+    const settings = ports.flatMap((port) => ["--port", `name=${port},socket=${this.socket(port)}`]);
+    // Its own file would tell one from the other, too.
+    return [...settings, "--state-dir", "none"];
   }
 
   guest(port: string): StillGuest {

@@ -159,7 +159,8 @@ pub const Vring = struct {
     /// nobody is there writes to the event area, too; but QEMU does so only for what the guest sends, and a driver
     /// begins with all of its rings anew.
     fn isKnown(vring: *const Vring, config: abi.VringConfig, event: u32) bool {
-        if (!vring.record.isOf(config)) return false;
+        // One that is still on its way was left elsewhere; and to look would be to wait for its pages.
+        if (vring.memory.post_copy.listens or !vring.record.isOf(config)) return false;
         return vring.record.knows(event) or if (vring.other) |other| other.isAsLeft() else false;
     }
 
