@@ -18,6 +18,9 @@ interface Fault extends Change {
   readonly seen: RegExp;
 }
 
+/** A ring that stands still, or at once comes apart. */
+const gone = /stuck|nothing arrives|do not start|broken/;
+
 const faults: readonly Fault[] = [
   {
     what: "does not note what it has in hand",
@@ -29,19 +32,20 @@ const faults: readonly Fault[] = [
     what: "keeps for itself what a dead one had in hand",
     file: "recovery.zig",
     text: "        ring.complete(head.id, 0, 1);\n",
-    ...{ by: "        _ = head;\n", ring: "split", seen: /stuck/ },
+    ...{ by: "        _ = head;\n", ring: "split", seen: gone },
   },
   {
-    what: "does not note where a packed ring is",
-    file: "packed.zig",
-    text: "        ring.record.settle(ring.used.word());\n        ring.shadow_count = 0;\n",
-    ...{ by: "        ring.shadow_count = 0;\n", ring: "packed", seen: /stuck|nothing arrives|broken/ },
+    what: "believes what a front end says of a packed ring",
+    file: "vring.zig",
+    text: "vring.ring.packed_ring.start(if (known) vring.record.usedPlace() else config.base);",
+    by: "vring.ring.packed_ring.start(if (known) config.base else config.base);",
+    ...{ ring: "packed", seen: gone },
   },
   {
     what: "takes the ring of a driver that has begun anew for what was left",
     file: "journal.zig",
     text: "        return event != 0 and (",
-    ...{ by: "        return event == 0 or (", ring: "packed", seen: /stuck|nothing arrives|broken/ },
+    ...{ by: "        return event == 0 or (", ring: "packed", seen: gone },
   },
 ];
 
