@@ -23,7 +23,7 @@ async function watch(args: readonly string[]) {
 
 const clean = { stuck: 0, duplicated: 0, corrupted: 0, reordered: 0, broken: 0, unexplained: 0 };
 
-Deno.test("reconnect-watch --self-test: nothing is stuck or comes twice, what is lost is counted: JSON", async () => {
+Deno.test("reconnect-watch --self-test: nothing stuck, nothing twice, losses counted, in JSON", async () => {
   const { code, stdout, stderr } = await watch(["--self-test", "--rounds", "6", "--seed", "5", "--json"]);
   assert.equal(code, 0, stderr);
   assert.equal(stderr, "");
