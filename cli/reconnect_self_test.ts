@@ -37,6 +37,8 @@ async function live(rig: ReconnectRig, life: LifePlan, tally: Tally, stop: Abort
   await rig.host.call("attached");
   await rig.host.call("run");
   await rig.host.call("recovered");
+  // Rings run before it can be asked.
+  await rig.ready();
   for (const plan of life.rounds) {
     if (stop.aborted) break;
     tally.add(plan, await playRound(rig, life, plan));
