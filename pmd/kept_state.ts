@@ -14,6 +14,7 @@ import type { Port } from "../ffi/port.ts";
 import { openStateFile, stateHeadBytes } from "../ffi/state_file.ts";
 import type { Fd } from "../vhost/fd.ts";
 import { makeOffer, type Offer } from "../vhost/offer.ts";
+import { limits } from "../vhost/spec.ts";
 
 const kind = "vhostctl-state";
 const version = 1;
@@ -60,10 +61,14 @@ export class KeptState {
     }
   }
 
-  /** Of a port that came from another process with its file open. */
-  static adopt(path: string): KeptState {
-    const found = readHead(path);
-    return new KeptState(path, undefined, typeof found === "string" ? undefined : found);
+  /** Of a port that came from another process with its file open; undefined where somebody removed that. */
+  static adopt(path: string): KeptState | undefined {
+    try {
+      const found = readHead(path);
+      return new KeptState(path, undefined, typeof found === "string" ? undefined : found);
+    } catch {
+      return undefined;
+    }
   }
 
   /** So many queue pairs a port needs for the rings that may have been left. */
@@ -99,8 +104,12 @@ export class KeptState {
     });
     const head = new Uint8Array(stateHeadBytes).fill(0x20);
     new TextEncoder().encodeInto(`${kind} ${version} ${checksum(body)}\n${body}\n`, head);
-    using file = Deno.openSync(this.path, { write: true });
-    file.writeSync(head);
+    try {
+      using file = Deno.openSync(this.path, { write: true });
+      file.writeSync(head);
+    } catch {
+      // Somebody removed it while we serve: nobody will read it.
+    }
   }
 
   /** Removes the file, where nobody has to take anything up. */
@@ -142,6 +151,15 @@ function readHead(path: string): KeptOffer | string | undefined {
   if (name !== kind) return "it is not a state file";
   if (number !== String(version)) return `it is of version ${number}: this program knows version ${version}`;
   if (sum !== checksum(body)) return "its checksum is wrong";
-  const { features, protocol_features, queue_pairs } = JSON.parse(body);
-  return { features: BigInt(features), protocolFeatures: BigInt(protocol_features), queuePairs: queue_pairs };
+  return readOffer(body) ?? "its offer makes no sense";
+}
+
+function readOffer(body: string): KeptOffer | undefined {
+  try {
+    const { features, protocol_features, queue_pairs: queuePairs } = JSON.parse(body);
+    if (!Number.isInteger(queuePairs) || queuePairs < 1 || queuePairs > limits.queuePairs) return undefined;
+    return { features: BigInt(features), protocolFeatures: BigInt(protocol_features), queuePairs };
+  } catch {
+    return undefined;
+  }
 }

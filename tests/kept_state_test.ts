@@ -53,6 +53,8 @@ Deno.test("a state file that cannot be used is set aside, with the reason, and t
     ["cut short", fileOf("1", body).subarray(0, 100), /cut short/],
     ["of a later version", fileOf("2", body), /version 2: .* knows version 1/],
     ["changed", fileOf("1", body, "00000000"), /checksum is wrong/],
+    ["of too many queues", fileOf("1", body.replace(":1}", ":129}")), /offer makes no sense/],
+    ["without an offer", fileOf("1", "{}"), /offer makes no sense/],
   ];
   for (const [name, bytes, reason] of cases) {
     await t.step(name, async () => {
@@ -142,5 +144,24 @@ Deno.test("two programs do not connect for one port", async () => {
   const second = new Program(vhostctl, ["serve", "--port", `name=a,socket=${bench.socket},mode=client`]);
   assert.equal((await second.finished).code, 1);
   assert.match(second.since(), /^vhostctl serve: another program serves a: it has \S+a\.sock\.state: stop it/);
+  await serve.finish();
+});
+
+Deno.test("a file that is cut off while rings run breaks those of its port until they start again", async () => {
+  await using bench = new Bench();
+  await using serve = await bench.serve();
+  using guest = StillGuest.connect(bench.pump, bench.socket);
+  await guest.start(0, 1);
+  await serve.until("started");
+  await Deno.truncate(bench.state, 0);
+  await guest.offer(1, 1);
+  guest.kick(1);
+  assert.equal((await serve.until("ring_broken", { port: "a" }))["reason"], "memory_fault");
+  for (const ring of [0, 1]) await guest.frontend.stopVring(ring);
+  const from = serve.now;
+  await guest.startRings(0, 1);
+  await serve.until("started", {}, { from });
+  const port = (await serve.until("stats", {}, { from: serve.now }))["ports"] as { state: string }[];
+  assert.equal(port[0]!.state, "running");
   await serve.finish();
 });

@@ -65,7 +65,7 @@ Deno.test("the command line says what is watched, and what cannot be meant is re
     "--json",
   );
   assert.deepEqual(attached, {
-    watched: "/work/control.sock",
+    watched: "/run/control.sock",
     qmp: { transport: "tcp", hostname: "h", port: 1 },
     maxOutage_ms: 500,
     seconds: 2.5,

@@ -152,6 +152,7 @@ pub const Journal = struct {
     guard: fault.Guard,
     /// SIGBUS faults in it: somebody truncated the file.
     faults: fault.Counter,
+    faults_seen: fault.Counter,
 
     /// Of memory, which ends with us.
     pub fn create(rings: usize) Error!*Journal {
@@ -182,6 +183,7 @@ pub const Journal = struct {
         journal.fd = fd;
         journal.rings = rings;
         journal.faults = .init(0);
+        journal.faults_seen = .init(0);
         try sys.allocate(fd, 0, head_bytes + rings * @sizeOf(Record));
         journal.map = try sys.mapShared(fd, 0, fileBytes(rings));
         errdefer sys.unmap(journal.map);
@@ -230,8 +232,11 @@ pub const Journal = struct {
         return shadowAt(rings);
     }
 
-    pub fn isFaulty(journal: *const Journal) bool {
-        return journal.faults.load(.acquire) > 0;
+    /// Whether somebody truncated the file since the last time: from here on it is memory of our own, of zeros.
+    /// Any thread.
+    pub fn isLost(journal: *Journal) bool {
+        const faults = journal.faults.load(.acquire);
+        return journal.faults_seen.swap(faults, .acq_rel) != faults;
     }
 };
 

@@ -121,10 +121,12 @@ pub const Port = struct {
     /// If the front end truncated a file, no ring of this port can go on. Any thread.
     pub fn breakIfFaulty(port: *Port) void {
         const logless = if (port.log) |log| log.isFaulty() else false;
-        if (!logless and !port.memory.isFaulty()) return;
+        // What was on its way to a packed ring is gone.
+        const recordless = port.journal.isLost();
+        if (!logless and !recordless and !port.memory.isFaulty()) return;
         for (port.vrings) |*vring| {
             if (!vring.started or vring.isBroken()) continue;
-            if (port.memory.isFaulty()) vring.breakBy(error.MemoryFault) else vring.loseLog();
+            if (recordless or port.memory.isFaulty()) vring.breakBy(error.MemoryFault) else vring.loseLog();
         }
     }
 
