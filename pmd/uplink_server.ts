@@ -182,7 +182,8 @@ export class UplinkServer implements PortService, MovingPort {
 
   #attach(): void {
     const { port } = this.#parts;
-    const uplink = Uplink.open(this.#options());
+    const options = this.#options();
+    const uplink = Uplink.open(options);
     try {
       port.attach(uplink);
     } catch (error) {
@@ -191,8 +192,8 @@ export class UplinkServer implements PortService, MovingPort {
     }
     port.setMtu(uplink.mtu);
     this.#uplink = uplink;
-    const { created, up } = uplink;
-    this.#tell({ event: "attached", interface: name, created, mtu: uplink.mtu, up });
+    const { created, mtu, up } = uplink;
+    this.#tell({ event: "attached", interface: options.name, created, mtu, up });
   }
 
   #tell(occurrence: Occurrence): void {

@@ -49,7 +49,7 @@ class Bench implements AsyncDisposable {
 function plan(...words: string[]) {
   const command = reconnectWatchCommand().exitOverride().configureOutput({ outputError: () => {} });
   command.parse(words, { from: "user" });
-  return planReconnectWatch(command.opts(), "/work");
+  return planReconnectWatch(command.opts(), "/run");
 }
 
 Deno.test("the command line says what is watched, and what cannot be meant is refused", () => {
