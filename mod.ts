@@ -71,6 +71,7 @@ export * from "./ffi/guest.ts";
 export * from "./ffi/guest_transfer.ts";
 export { VringError } from "./ffi/library.ts";
 export * from "./ffi/machine.ts";
+export * from "./ffi/tracer.ts";
 export { Packets, type PacketsOptions } from "./ffi/packets.ts";
 export {
   type Addresses,

@@ -45,7 +45,13 @@ Deno.env.set("VHOSTCTL_SELF", new URL("../scripts/vhostctl", import.meta.url).pa
 const wanted: Case = { size_bytes: Number(values.size), ring: values.ring as Ring, queues: 1, ring_size: 256 };
 const placement = place(allowedCpus());
 const measurement: Measurement = {
-  ...{ seconds: Number(values.seconds), check_every: 1024, placement, stop: new AbortController().signal },
+  ...{
+    way: "vm2vm",
+    seconds: Number(values.seconds),
+    check_every: 1024,
+    placement,
+    stop: new AbortController().signal,
+  },
   progress: () => {},
 };
 

@@ -4,9 +4,18 @@
  * @module
  */
 import { compare } from "./bench_compare.ts";
+import { withInstructions } from "./bench_instructions.ts";
 import { measure, type Measurement } from "./bench_measure.ts";
 import { benchCommand, type BenchOptions, type BenchPlan, planBench } from "./bench_options.ts";
-import { type BenchResult, type Case, caseName, type CaseResult, faultless, type Speed } from "./bench_result.ts";
+import {
+  type BenchResult,
+  type Case,
+  caseName,
+  type CaseResult,
+  faultless,
+  type Speed,
+  type Way,
+} from "./bench_result.ts";
 import { barValue, type CaseBar, caseBars, caseTable, notes, placementText } from "./bench_text.ts";
 import { chart, chartColumns } from "./chart.ts";
 import { CommandError } from "./error.ts";
@@ -27,8 +36,8 @@ class Screen {
     this.#output = output;
   }
 
-  begin({ placement }: BenchPlan, machine: string): void {
-    this.#output.line(this.#output.style("bold", `vm2vm: ${machine}`), placementText(placement), "");
+  begin({ way, placement }: BenchPlan, machine: string): void {
+    this.#output.line(this.#output.style("bold", `${way}: ${machine}`), placementText(way, placement), "");
   }
 
   /** Draws what there is so far: what was measured, and the case under way. */
@@ -66,17 +75,18 @@ async function runCases(
   stop: AbortSignal,
   progress: (before: readonly CaseResult[], current: Case, now: Speed, done: number) => void,
 ): Promise<CaseResult[]> {
-  const { seconds, placement, verify } = plan;
+  const { way, seconds, placement, verify, instructions } = plan;
   const results: CaseResult[] = [];
   for (const wanted of plan.cases) {
     const measurement: Measurement = {
-      ...{ seconds, placement, stop, check_every: verify ? 1 : checkEvery },
+      ...{ way, seconds, placement, stop, check_every: verify ? 1 : checkEvery },
       progress: (now, done) => progress(results, wanted, now, done),
     };
     const found = testpmd === undefined
       ? await measure(wanted, measurement)
       : await compare(wanted, testpmd, measurement);
-    if (found !== undefined) results.push(found);
+    if (found === undefined) break;
+    results.push(instructions && !stop.aborted ? await withInstructions(found, testpmd, measurement) : found);
     if (stop.aborted) break;
   }
   return results;
@@ -96,8 +106,8 @@ async function writeReport(file: Deno.FsFile, result: BenchResult): Promise<void
   await writer.close();
 }
 
-async function run(options: BenchOptions): Promise<void> {
-  const plan = planBench(options, allowedCpus());
+async function run(way: Way, options: BenchOptions): Promise<void> {
+  const plan = planBench(way, options, allowedCpus());
   const testpmd = plan.peer === undefined ? undefined : await findTestpmd(plan.testpmd);
   const report = options.report === undefined ? undefined : await openReport(options.report);
   const machine = describeMachine();
@@ -107,7 +117,7 @@ async function run(options: BenchOptions): Promise<void> {
   const result = await stoppable(async (stop): Promise<BenchResult> => {
     const cases = await runCases(plan, testpmd, stop, (...state) => screen?.progress(...state));
     return {
-      ...{ bench: "vm2vm", machine, placement: plan.placement, verify: plan.verify ? "all" : "sampled", cases },
+      ...{ bench: plan.way, machine, placement: plan.placement, verify: plan.verify ? "all" : "sampled", cases },
       ...{ interrupted: stop.aborted, ok: cases.every((found) => faultless(found)) },
     };
   });
@@ -123,5 +133,5 @@ async function run(options: BenchOptions): Promise<void> {
 
 /** The command with its action. */
 export function command() {
-  return benchCommand().action((_what, options) => run(options));
+  return benchCommand().action(run);
 }

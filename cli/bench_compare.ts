@@ -12,7 +12,7 @@ import { account, distance_ns, type Measurement, pairOptions, socketFolder } fro
 import { type Contender, stayed, takeTurn, type Turn, turn_ms } from "./bench_turn.ts";
 import { arrivals, GuestPair } from "./guest_pair.ts";
 import type { JsonProcess } from "./json_process.ts";
-import { ServeProcess } from "./serve_process.ts";
+import { peerSockets, ServeProcess } from "./serve_process.ts";
 import { spread } from "./statistics.ts";
 import { StopGuard } from "./stop_guard.ts";
 import { Testpmd, type TestpmdProgram } from "./testpmd.ts";
@@ -104,13 +104,13 @@ export async function compare(
   program: TestpmdProgram,
   measurement: Measurement,
 ): Promise<CaseResult | undefined> {
-  const { placement, stop } = measurement;
+  const { way, placement, stop } = measurement;
   const { queues, size_bytes } = wanted;
   const workerCpus = placement.worker_cpus;
   await using stack = new AsyncDisposableStack();
   const directory = await socketFolder(stack);
-  const serve = stack.use(await ServeProcess.start({ directory, queues, workerCpus }));
-  const sockets = ["a", "b"].map((name) => `${directory}/testpmd-${name}.sock`);
+  const serve = stack.use(await ServeProcess.start({ directory, queues, way, workerCpus }));
+  const sockets = peerSockets(directory, way);
   const testpmd = stack.use(await Testpmd.start({ program, sockets, queues, cpu: workerCpus[0]! }));
   stack.use(new StopGuard([serve.process.pid, testpmd.process.pid]));
   // One thread drives both guests, so that what a guest costs is the same, and little, for both forwarders.

@@ -4,13 +4,22 @@
  * @module
  */
 import { coreDistance, VringError } from "../mod.ts";
-import { type Arrivals, type Case, type CaseResult, type Placement, type Speed, speed } from "./bench_result.ts";
+import {
+  type Arrivals,
+  type Case,
+  type CaseResult,
+  type Placement,
+  type Speed,
+  speed,
+  type Way,
+} from "./bench_result.ts";
 import type { GuestCounters } from "./guest_process.ts";
 import { arrivals, GuestPair, type PairOptions } from "./guest_pair.ts";
 import { ServeProcess } from "./serve_process.ts";
 
 /** How to measure. */
 export interface Measurement {
+  readonly way: Way;
   readonly seconds: number;
   /** Every so many packets one is checked byte by byte. */
   readonly check_every: number;
@@ -91,14 +100,16 @@ export async function account(pair: GuestPair, serve: ServeProcess): Promise<
   Arrivals & Pick<CaseResult, "cycles_per_packet" | "packets_per_burst" | "drops" | "unaccounted">
 > {
   await pair.stop();
-  const [sent, received] = [await pair.sent(), await pair.received()];
+  const [guests, received] = [await pair.counters(), await pair.received()];
   const counters = await serve.finish();
   const dropped = Object.values(counters.drops).reduce((sum, packets) => sum + packets, 0);
-  const both = (count: (guest: GuestCounters) => number) => count(sent) + count(received);
+  const missing = guests.reduce(
+    (sum, { sent, announced, received, heard }) => sum + sent + announced - received - heard,
+    0,
+  );
   return {
     ...arrivals(received),
-    unaccounted: both((guest) => guest.sent + guest.announced - guest.received - guest.heard) + counters.added -
-      dropped,
+    unaccounted: missing + counters.added - dropped,
     cycles_per_packet: counters.packets > 0 ? counters.busyCycles / counters.packets : undefined,
     packets_per_burst: counters.bursts > 0 ? counters.fromGuests / counters.bursts : undefined,
     drops: counters.drops,
@@ -107,16 +118,17 @@ export async function account(pair: GuestPair, serve: ServeProcess): Promise<
 
 /** Measures one case; undefined when it was stopped before anything arrived. */
 export async function measure(wanted: Case, measurement: Measurement): Promise<CaseResult | undefined> {
-  const { placement, stop } = measurement;
+  const { way, placement, stop } = measurement;
   await using stack = new AsyncDisposableStack();
   const directory = await socketFolder(stack);
   const { queues } = wanted;
-  const serve = stack.use(await ServeProcess.start({ directory, queues, workerCpus: placement.worker_cpus }));
+  const serve = stack.use(await ServeProcess.start({ directory, queues, way, workerCpus: placement.worker_cpus }));
   const pair = stack.use(await GuestPair.start(wanted, pairOptions(serve.sockets, measurement)));
   if (stop.aborted) return undefined;
   const core_distance_ns = await distance_ns(placement);
   await pair.send();
   const found = await watch(pair, measurement);
   const arrived = await account(pair, serve);
-  return arrived.packets === 0 && stop.aborted ? undefined : { ...wanted, ...found, ...arrived, core_distance_ns };
+  if (arrived.packets === 0 && stop.aborted) return undefined;
+  return { ...wanted, ...found, ...arrived, core_distance_ns };
 }

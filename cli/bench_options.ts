@@ -4,7 +4,17 @@
  * @module
  */
 import { Argument, Command, Option } from "@commander-js/extra-typings";
-import { type Case, type CaseOffload, type Placement, type Ring, type Taking, takings } from "./bench_result.ts";
+import {
+  type Case,
+  type CaseOffload,
+  type Placement,
+  type Ring,
+  type Taking,
+  takings,
+  variants,
+  type Way,
+  ways,
+} from "./bench_result.ts";
 import { UsageError } from "./error.ts";
 import { choice, cpuList, wholeNumber } from "./option.ts";
 
@@ -18,7 +28,13 @@ With --gso the sender leaves its frames to others to be cut, as TSO and USO do: 
 whole, for any other the switch cuts them, and one that takes nothing gets finished checksums. Of pieces, packets are
 counted, and one in about a thousand is checked by its checksum.
 
-With --peer dpdk, testpmd forwards between two net_vhost ports for the same guests on the same CPUs, in turns of a
+With --instructions the worker is held, and let go on by single steps for a while, so that what it executes for each
+packet is counted, with full rings; this says more of a change to its code than any rate on a machine that is not idle.
+
+In a loop, pmd-forward gives one guest's packets back to it. Of rings, --ring both means split and packed; all adds
+those of drivers without MRG_RXBUF, and with IN_ORDER.
+
+With --peer dpdk, testpmd forwards between its net_vhost ports for the same guests on the same CPUs, in turns of a
 quarter of a second: only figures taken so can be compared. It uses huge pages where some are free, and says so.
 
 Examples:
@@ -27,6 +43,7 @@ Examples:
   vhostctl bench vm2vm --size 65535 --gso 1448
   vhostctl bench vm2vm --queues 4 --seconds 20 --report bench.html
   vhostctl bench vm2vm --size 64,1518 --peer dpdk
+  vhostctl bench loop --ring all --size 64,256,1518,9000 --peer dpdk
   vhostctl bench vm2vm --json | jq '.cases[].mpps'`;
 
 /** Ethernet's shortest frame without its checksum, and the longest that rings carry. */
@@ -43,6 +60,29 @@ function sizes(text: string): number[] {
   const list = text.split(",").map(sizeOf);
   const twice = list.find((size, index) => list.indexOf(size) !== index);
   if (twice !== undefined) throw new UsageError(`cannot use --size: ${text}: give ${twice} once`);
+  return list;
+}
+
+type RingCase = Pick<Case, "ring" | "variant">;
+
+const layouts: readonly Ring[] = ["split", "packed"];
+const allRings = layouts.flatMap((ring): RingCase[] => [{ ring }, ...variants.map((variant) => ({ ring, variant }))]);
+const plainRings = allRings.filter(({ variant }) => variant === undefined);
+
+/** As the command line calls them: `split`, `packed-in-order`. */
+function ringWord({ ring, variant }: RingCase): string {
+  return variant === undefined ? ring : `${ring}-${variant}`;
+}
+
+const ringWords = [...allRings.map(ringWord), "both", "all"];
+
+/** Parses one or more kinds of rings. */
+function ringList(text: string): readonly RingCase[] {
+  const sets: Record<string, readonly RingCase[]> = { both: plainRings, all: allRings };
+  const words = text.split(",").map(choice("--ring", ringWords));
+  const list = words.flatMap((word) => sets[word] ?? allRings.filter((kind) => ringWord(kind) === word));
+  const twice = list.find((kind, index) => list.indexOf(kind) !== index);
+  if (twice !== undefined) throw new UsageError(`cannot use --ring: ${text}: give ${ringWord(twice)} once`);
   return list;
 }
 
@@ -67,14 +107,16 @@ const ringSize = wholeNumber("--ring-size", 2, 32768);
 export function benchCommand() {
   return new Command("bench")
     .description("Measure how fast packets go from guest to guest, and check that they arrive as they were sent.")
-    .addArgument(new Argument("<what>", "vm2vm").argParser(choice("bench", ["vm2vm"])))
+    .addArgument(
+      new Argument("<what>", "vm2vm: from one guest to another; loop: one guest's packets go back to it")
+        .argParser(choice("bench", ways)),
+    )
     .addOption(new Option("--size <list>", "frame sizes in bytes, 60 to 65535").default([64], "64").argParser(sizes))
     .addOption(
       new Option("--queues <n>", "queue pairs of each guest").default(1).argParser(wholeNumber("--queues", 1, 128)),
     )
     .addOption(
-      new Option("--ring <layout>", "split, packed or both").default("both" as const)
-        .argParser(choice("--ring", ["split", "packed", "both"])),
+      new Option("--ring <list>", `${ringWords.join(", ")}`).default(plainRings, "both").argParser(ringList),
     )
     .addOption(new Option("--ring-size <n>", "descriptors of each ring").default(256).argParser(ringSize))
     .addOption(
@@ -89,6 +131,7 @@ export function benchCommand() {
         .argParser(takingList),
     )
     .addOption(new Option("--seconds <n>", "how long to measure each case").default(5).argParser(seconds))
+    .option("--instructions", "count the instructions of the worker, for each packet")
     .option("--verify", "check every byte of every packet")
     .addOption(
       new Option("--cpus <list>", "the worker's CPU, then the sender's and the receiver's").argParser(cpuList),
@@ -105,9 +148,11 @@ export type BenchOptions = ReturnType<ReturnType<typeof benchCommand>["opts"]>;
 
 /** What is to be done. */
 export interface BenchPlan {
+  readonly way: Way;
   readonly cases: readonly Case[];
   readonly seconds: number;
   readonly verify: boolean;
+  readonly instructions: boolean;
   readonly placement: Placement;
   readonly peer: "dpdk" | undefined;
   readonly testpmd: string | undefined;
@@ -155,9 +200,8 @@ function planOffloads({ size, gso, takes, peer }: BenchOptions): readonly (CaseO
 }
 
 /** Checks everything that can be checked without touching anything; throws a `UsageError`. */
-export function planBench(options: BenchOptions, allowedCpus: readonly number[]): BenchPlan {
-  const rings: readonly Ring[] = options.ring === "both" ? ["split", "packed"] : [options.ring];
-  if (rings.includes("split") && (options.ringSize & (options.ringSize - 1)) !== 0) {
+export function planBench(way: Way, options: BenchOptions, allowedCpus: readonly number[]): BenchPlan {
+  if (options.ring.some(({ ring }) => ring === "split") && (options.ringSize & (options.ringSize - 1)) !== 0) {
     throw new UsageError(
       `cannot use --ring-size: ${options.ringSize}: split rings have a power of two, or --ring packed`,
     );
@@ -168,16 +212,18 @@ export function planBench(options: BenchOptions, allowedCpus: readonly number[])
   if (options.cpus !== undefined) checkCpus(options.cpus, allowedCpus);
   const offloads = planOffloads(options);
   return {
+    way,
     cases: options.size.flatMap((size_bytes) =>
-      rings.flatMap((ring) =>
+      options.ring.flatMap((kind) =>
         offloads.map((offload) => ({
-          ...{ size_bytes, ring, queues: options.queues, ring_size: options.ringSize },
+          ...{ size_bytes, ...kind, queues: options.queues, ring_size: options.ringSize },
           ...offload === undefined ? {} : { offload },
         }))
       )
     ),
     seconds: options.seconds,
     verify: options.verify ?? false,
+    instructions: options.instructions ?? false,
     placement: place(options.cpus ?? allowedCpus),
     peer: options.peer,
     testpmd: options.testpmd,

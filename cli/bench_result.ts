@@ -6,8 +6,16 @@
 import type { Machine } from "./machine.ts";
 import type { Spread } from "./statistics.ts";
 
+/** Where packets go: from one guest to another, or back to the guest that sent them. */
+export const ways = ["vm2vm", "loop"] as const;
+export type Way = (typeof ways)[number];
+
 /** Layout of the rings between guest and switch. */
 export type Ring = "split" | "packed";
+
+/** What a driver does unlike most: a frame lies in one of its buffers (no MRG_RXBUF), or they are used IN_ORDER. */
+export const variants = ["no-mrg", "in-order"] as const;
+export type Variant = (typeof variants)[number];
 
 /** What a guest takes of what others leave to be done. */
 export const takings = ["all", "checksums", "nothing"] as const;
@@ -26,6 +34,8 @@ export interface Case {
   /** Of a frame as it is sent, from the destination address to the end of the payload. */
   readonly size_bytes: number;
   readonly ring: Ring;
+  /** None, if undefined: mergeable buffers, used in any order. */
+  readonly variant?: Variant;
   /** Queue pairs of each guest. */
   readonly queues: number;
   /** Descriptors of each ring. */
@@ -76,11 +86,14 @@ export interface PeerResult extends Speed, Arrivals {
   readonly pairs: readonly PairResult[];
   /** Pairs of turns in which somebody else had a CPU, or the CPUs moved. They count only for want of others. */
   readonly pairs_disturbed: number;
+  readonly instructions_per_packet?: number | undefined;
 }
 
 export interface CaseResult extends Case, Speed, Arrivals {
   /** Cycles that the workers spent in bursts with packets, divided by these packets. */
   readonly cycles_per_packet: number | undefined;
+  /** Of the worker, counted while its rings are full; undefined, if that was not asked for. */
+  readonly instructions_per_packet?: number | undefined;
   /** How many packets a worker found at once: few, where it is faster than the sender, or looks too often. */
   readonly packets_per_burst: number | undefined;
   /** Packets that the switch dropped, by reason. */
@@ -100,7 +113,7 @@ export interface Placement {
 }
 
 export interface BenchResult {
-  readonly bench: "vm2vm";
+  readonly bench: Way;
   readonly machine: Machine;
   readonly placement: Placement;
   readonly verify: "all" | "sampled";
@@ -122,8 +135,14 @@ export function speed(packets: number, size_bytes: number, seconds: number): Spe
   return { seconds, mpps: perSecond / 1e6, gbps: perSecond * size_bytes * 8 / 1e9 };
 }
 
-/** `64 B split`, `1518 B packed, 4 queues`, `65535 B split, takes nothing`. */
-export function caseName({ size_bytes, ring, queues, offload }: Case): string {
+/** `split`, `packed in-order`. */
+export function ringName({ ring, variant }: Pick<Case, "ring" | "variant">): string {
+  return variant === undefined ? ring : `${ring} ${variant}`;
+}
+
+/** `64 B split`, `1518 B packed in-order, 4 queues`, `65535 B split, takes nothing`. */
+export function caseName(wanted: Case): string {
+  const { size_bytes, queues, offload } = wanted;
   const takes = offload === undefined ? "" : `, takes ${offload.receiver_takes}`;
-  return `${size_bytes} B ${ring}${queues > 1 ? `, ${queues} queues` : ""}${takes}`;
+  return `${size_bytes} B ${ringName(wanted)}${queues > 1 ? `, ${queues} queues` : ""}${takes}`;
 }

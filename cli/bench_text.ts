@@ -12,7 +12,9 @@ import {
   faultless,
   type PeerResult,
   type Placement,
+  ringName,
   type Speed,
+  type Way,
 } from "./bench_result.ts";
 import type { Bar } from "./chart.ts";
 import { type Column, quantity } from "./output.ts";
@@ -45,13 +47,20 @@ function faultText(found: CaseResult): string {
   return wrong.length === 0 ? "ok" : wrong.map(([what, count]) => `${quantity(count)} ${what}`).join(", ");
 }
 
+/** Ours, and beside it the peer's. */
+function instructionsText({ instructions_per_packet: own, peer }: CaseResult): string {
+  if (own === undefined) return "";
+  const other = peer?.instructions_per_packet;
+  return `${own.toFixed(0)}${other === undefined ? "" : ` (DPDK ${other.toFixed(0)})`}`;
+}
+
 interface Field extends Column {
   readonly text: (found: CaseResult) => string;
 }
 
 const caseFields: readonly Field[] = [
   { title: "SIZE", align: "right", text: ({ size_bytes }) => `${size_bytes}` },
-  { title: "RING", text: ({ ring }) => ring },
+  { title: "RING", text: ringName },
   { title: "QUEUES", align: "right", text: ({ queues }) => `${queues}` },
 ];
 
@@ -70,12 +79,17 @@ const peerFields: readonly Field[] = [
   { title: "RATIO (middle half)", text: ({ peer }) => peer === undefined ? "" : ratioText(peer) },
 ];
 
-const switchFields: readonly Field[] = [
+const cycleFields: readonly Field[] = [
   {
     title: "CYCLES/PACKET",
     align: "right",
     text: ({ cycles_per_packet: cycles }) => cycles === undefined ? "" : cycles.toFixed(0),
   },
+];
+
+const instructionFields: readonly Field[] = [{ title: "INSTRUCTIONS/PACKET", text: instructionsText }];
+
+const arrivalFields: readonly Field[] = [
   { title: "ARRIVALS", text: faultText },
   { title: "DROPS", text: ({ drops }) => dropText(drops) },
 ];
@@ -83,9 +97,10 @@ const switchFields: readonly Field[] = [
 function fieldsOf(cases: readonly CaseResult[]): readonly Field[] {
   const compared = cases.some(({ peer }) => peer !== undefined);
   const offloaded = cases.some(({ offload }) => offload !== undefined);
+  const counted = cases.some(({ instructions_per_packet: count }) => count !== undefined);
   return [
     ...[...caseFields, ...offloaded ? offloadFields : [], ...speedFields],
-    ...[...compared ? peerFields : [], ...switchFields],
+    ...[...compared ? peerFields : [], ...cycleFields, ...counted ? instructionFields : [], ...arrivalFields],
   ];
 }
 
@@ -118,9 +133,11 @@ export function caseBars(cases: readonly CaseResult[]): CaseBar[] {
 }
 
 /** One line. */
-export function placementText({ worker_cpus, guest_cpus }: Placement): string {
+export function placementText(way: Way, { worker_cpus, guest_cpus }: Placement): string {
   const [sender, receiver] = guest_cpus;
-  const guests = sender === receiver
+  const guests = way === "loop"
+    ? `the guest on CPU ${sender}`
+    : sender === receiver
     ? `both guests on CPU ${sender}`
     : `sender on CPU ${sender}, receiver on CPU ${receiver}`;
   return `worker on CPU ${worker_cpus.join(", ")}, ${guests}`;
@@ -137,14 +154,16 @@ function checkNote({ cases, verify }: BenchResult): string {
   return cases.every(faultless) ? `${whole} Nothing was duplicated, reordered or corrupted.` : whole;
 }
 
-function peerNotes(cases: readonly CaseResult[]): string[] {
+function peerNotes({ bench: way, cases }: BenchResult): string[] {
   const peers = cases.flatMap(({ peer }) => peer ?? []);
   const [first] = peers;
   if (first === undefined) return [];
   const counted = peers.reduce((sum, { ratio }) => sum + (ratio?.count ?? 0), 0);
   const disturbed = peers.reduce((sum, peer) => sum + peer.pairs_disturbed, 0);
   return [
-    `${first.version}: testpmd, io forwarding between two net_vhost ports, ${first.memory}, for the same guests on ` +
+    `${first.version}: testpmd, io forwarding ${
+      way === "loop" ? "from a net_vhost port to itself" : "between two net_vhost ports"
+    }, ${first.memory}, for the same guests on ` +
     "the same CPUs, in turns with ours. RATIO is the median of ours to its over pairs of turns, and their middle half.",
     `${counted} pairs counted. In ${disturbed} somebody else had a CPU, or the CPUs were moved: they count only ` +
     "where there are hardly any others.",
@@ -168,5 +187,5 @@ export function notes(result: BenchResult): string[] {
     ? ["Drops: a sender that is faster than its receiver overruns it; the switch counts each such packet."]
     : [];
   const cut = result.interrupted ? ["Interrupted: the figures are of the time until then."] : [];
-  return [checkNote(result), ...peerNotes(cases), ...distanceNote(cases), ...lost, ...cut];
+  return [checkNote(result), ...peerNotes(result), ...distanceNote(cases), ...lost, ...cut];
 }

@@ -12,7 +12,7 @@
  */
 import { Command, Option } from "@commander-js/extra-typings";
 import { Guest, type GuestCrew, type GuestTraffic, Pump } from "../mod.ts";
-import { takings } from "./bench_result.ts";
+import { takings, variants } from "./bench_result.ts";
 import { attach, type AttachedGuest, type AttachOptions } from "./guest_attach.ts";
 import type { GuestCounters } from "./guest_process.ts";
 import { CommandError, UsageError } from "./error.ts";
@@ -33,6 +33,7 @@ function guestCommand() {
       new Option("--mac <mac>", "of each guest, in the same order").argParser(collect).makeOptionMandatory(),
     )
     .addOption(new Option("--ring <layout>").default("split" as const).argParser(choice("--ring", ["split", "packed"])))
+    .addOption(new Option("--variant <name>").argParser(choice("--variant", variants)))
     .addOption(new Option("--ring-size <n>").default(256).argParser(wholeNumber("--ring-size", 2, 32768)))
     .addOption(new Option("--queues <n>").default(1).argParser(wholeNumber("--queues", 1, 128)))
     .addOption(new Option("--frame-bytes <n>").default(1514).argParser(wholeNumber("--frame-bytes", 60, 65535)))

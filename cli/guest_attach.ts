@@ -16,7 +16,7 @@ import {
   type Pump,
   VringError,
 } from "../mod.ts";
-import type { Ring, Taking } from "./bench_result.ts";
+import type { Ring, Taking, Variant } from "./bench_result.ts";
 import { CommandError } from "./error.ts";
 import { logBytes, setLogging } from "./guest_log.ts";
 import { pause } from "./pause.ts";
@@ -24,6 +24,7 @@ import { pause } from "./pause.ts";
 export interface AttachOptions {
   readonly socket: string;
   readonly ring: Ring;
+  readonly variant?: Variant | undefined;
   readonly ringSize: number;
   readonly queues: number;
   /** The longest frame, to be sent and to be received, in bytes. */
@@ -54,9 +55,12 @@ const headerBytes = 12;
 const framesMin = 4;
 
 /** Receive buffers of a size with which frames of this size can be received, headers included. */
-export function bufferBytes({ frameBytes, ringSize }: Pick<AttachOptions, "frameBytes" | "ringSize">): number {
+export function bufferBytes(
+  { frameBytes, ringSize, variant }: Pick<AttachOptions, "frameBytes" | "ringSize" | "variant">,
+): number {
   const whole = headerBytes + frameBytes;
   if (whole <= smallBuffer) return smallBuffer;
+  if (variant === "no-mrg") return whole;
   const perFrame = Math.max(1, Math.floor(ringSize / framesMin));
   return Math.min(whole, Math.max(pageBuffer, Math.ceil(whole / perFrame)));
 }
@@ -82,10 +86,11 @@ const takenFeatures: Record<Taking, readonly FeatureName[]> = {
 };
 
 /** What this guest's driver takes of what is on offer: what Linux has, without interrupt coalescing. */
-function chooseFeatures(offered: bigint, { ring, queues, offload }: AttachOptions): bigint {
+function chooseFeatures(offered: bigint, { ring, variant, queues, offload }: AttachOptions): bigint {
   const needed = featureSet([
     "VERSION_1",
-    "MRG_RXBUF",
+    ...variant === "no-mrg" ? [] : ["MRG_RXBUF" as const],
+    ...variant === "in-order" ? ["IN_ORDER" as const] : [],
     ...ring === "packed" ? ["RING_PACKED" as const] : [],
     ...queues > 1 ? ["MQ" as const] : [],
     ...offload === undefined ? [] : ["CSUM", "HOST_USO", ...takenFeatures[offload]] as const,

@@ -1,5 +1,5 @@
 /**
- * Two simulated guests on the two ports of a forwarder: one sends, the other receives.
+ * Two simulated guests on the two ports of a forwarder: one sends, the other receives. Or one that does both.
  *
  * @module
  */
@@ -8,7 +8,7 @@ import { type GuestCounters, GuestProcess, type Traffic } from "./guest_process.
 import { pause } from "./pause.ts";
 
 export interface PairOptions {
-  /** The sender's, then the receiver's. */
+  /** The sender's, then the receiver's; one alone, if it sends to itself. */
   readonly sockets: readonly string[];
   readonly cpus: readonly number[];
   /** Both in one process and on one thread, on the sender's CPU. */
@@ -36,14 +36,18 @@ const patience_ms = 5000;
 const emptyRounds = 3;
 
 async function startGuests(wanted: Case, options: PairOptions): Promise<[sender: Place, receiver: Place]> {
-  const { ring, ring_size: ringSize, queues, size_bytes: frameBytes, offload } = wanted;
+  const { ring, variant, ring_size: ringSize, queues, size_bytes: frameBytes, offload } = wanted;
   const start = (...guests: readonly (0 | 1)[]) =>
     GuestProcess.start({
-      ...{ ring, ringSize, queues, frameBytes, offload, cpu: options.cpus[guests[0]!]!, wait: options.wait },
+      ...{ ring, variant, ringSize, queues, frameBytes, offload, cpu: options.cpus[guests[0]!]!, wait: options.wait },
       logs: options.logs,
       sockets: guests.map((guest) => options.sockets[guest]!),
       macs: guests.map((guest) => macs[guest]!),
     });
+  if (options.sockets.length === 1) {
+    const place = { process: await start(0), guest: 0 };
+    return [place, place];
+  }
   if (options.together) {
     const process = await start(0, 1);
     return [{ process, guest: 0 }, { process, guest: 1 }];
@@ -63,11 +67,14 @@ export class GuestPair implements AsyncDisposable {
   readonly processes: readonly GuestProcess[];
   readonly #sender: Place;
   readonly #receiver: Place;
+  /** The receiver's address. */
+  readonly #to: string;
   readonly #traffic: Omit<Traffic, "to">;
 
   private constructor(sender: Place, receiver: Place, traffic: Omit<Traffic, "to">) {
     this.#traffic = traffic;
     this.processes = [...new Set([sender.process, receiver.process])];
+    this.#to = sender === receiver ? macs[0] : macs[1];
     this.#sender = sender;
     this.#receiver = receiver;
   }
@@ -91,13 +98,14 @@ export class GuestPair implements AsyncDisposable {
 
   /** Lets both receive, and nobody send. */
   async listen(): Promise<void> {
-    await this.#receiver.process.listen(this.#receiver.guest, { ...this.#traffic, to: macs[0] });
-    await this.#sender.process.listen(this.#sender.guest, { ...this.#traffic, to: macs[1] });
+    const [sender, receiver] = [this.#sender, this.#receiver];
+    if (sender !== receiver) await receiver.process.listen(receiver.guest, { ...this.#traffic, to: macs[0] });
+    await sender.process.listen(sender.guest, { ...this.#traffic, to: this.#to });
   }
 
   /** Lets the sender send as fast as it can. */
   async send(): Promise<void> {
-    await this.#sender.process.start(this.#sender.guest, { ...this.#traffic, to: macs[1] });
+    await this.#sender.process.start(this.#sender.guest, { ...this.#traffic, to: this.#to });
   }
 
   /** Stops the sender, and returns when what was on its way has arrived, or was dropped. */
@@ -121,6 +129,12 @@ export class GuestPair implements AsyncDisposable {
   /** Lets both stand still; `listen` wakes them. */
   async rest(): Promise<void> {
     await Promise.all(this.processes.map((process) => process.rest()));
+  }
+
+  /** Of each guest. */
+  async counters(): Promise<GuestCounters[]> {
+    const guests = [...new Set([this.#sender, this.#receiver])];
+    return await Promise.all(guests.map(({ process, guest }) => process.counters(guest)));
   }
 
   async sent(): Promise<GuestCounters> {

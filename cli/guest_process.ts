@@ -3,7 +3,7 @@
  *
  * @module
  */
-import type { CaseOffload, Ring } from "./bench_result.ts";
+import type { CaseOffload, Ring, Variant } from "./bench_result.ts";
 import { JsonProcess, ownProgram } from "./json_process.ts";
 
 export interface GuestOptions {
@@ -12,6 +12,7 @@ export interface GuestOptions {
   /** Of each guest. */
   readonly macs: readonly string[];
   readonly ring: Ring;
+  readonly variant?: Variant | undefined;
   readonly ringSize: number;
   readonly queues: number;
   /** The longest frame that is to be received, in bytes. */
@@ -71,6 +72,7 @@ function guestArguments(options: GuestOptions): string[] {
     ...options.macs.flatMap((mac) => ["--mac", mac]),
     ...["--ring", options.ring, "--ring-size", `${options.ringSize}`, "--queues", `${options.queues}`],
     ...["--frame-bytes", `${options.frameBytes}`, "--wait", options.wait],
+    ...options.variant === undefined ? [] : ["--variant", options.variant],
     ...options.cpu === undefined ? [] : ["--cpu", `${options.cpu}`],
     ...options.offload === undefined ? [] : ["--offload", options.offload.receiver_takes],
     ...options.logs === true ? ["--logs"] : [],

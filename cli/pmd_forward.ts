@@ -48,12 +48,13 @@ async function pmdForward(options: PmdForwardOptions): Promise<void> {
     announce: (report) => announce(report, options, plan),
     ...isInteractive(options) ? { converse } : {},
     happened: (report) => report.delivered.then(() => prompt?.show()),
-    summary: (report, { ports }) => {
+    summary: (report, last, started_ms) => {
       if (console !== undefined) {
         return report.note({ event: "answer" }, ...console.over ? [] : console.execute("quit"));
       }
-      const totals = ports.map(forwardTotals);
+      const totals = last.ports.map(forwardTotals);
       report.note({ event: "forwarded", ports: totals }, ...forwardStatistics(totals));
+      report.summary(last, started_ms, { asTable: false });
     },
   });
 }

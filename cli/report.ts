@@ -3,7 +3,7 @@
  *
  * @module
  */
-import type { BenchResult } from "./bench_result.ts";
+import type { BenchResult, Way } from "./bench_result.ts";
 import { type CaseBar, caseBars, caseTable, notes, placementText } from "./bench_text.ts";
 import { machineText } from "./machine.ts";
 
@@ -68,10 +68,15 @@ function tableHtml(rows: readonly (readonly string[])[]): string {
   ].join("\n");
 }
 
+const captions: Record<Way, string> = {
+  vm2vm: "Packets that one guest received from the other, through the switch",
+  loop: "Packets that a guest received again which it had sent, through pmd-forward",
+};
+
 /** The whole file; `date` is when it was measured. */
 export function reportHtml(result: BenchResult, date: Date): string {
   const { columns, rows } = caseTable(result.cases);
-  const title = "vhostctl bench vm2vm";
+  const title = `vhostctl bench ${result.bench}`;
   const verdict = result.ok
     ? "every packet that arrived was as sent, in order"
     : "packets arrived wrong: see the table";
@@ -86,11 +91,13 @@ export function reportHtml(result: BenchResult, date: Date): string {
 </head>
 <body>
 <h1>${title}</h1>
-<p class="about">${escapeHtml(machineText(result.machine))}; ${escapeHtml(placementText(result.placement))}<br>
+<p class="about">${escapeHtml(machineText(result.machine))}; ${
+    escapeHtml(placementText(result.bench, result.placement))
+  }<br>
 <time datetime="${date.toISOString()}">${date.toUTCString()}</time></p>
 <figure>
 ${svg(caseBars(result.cases))}
-<figcaption>Packets that one guest received from the other, through the switch, in a second.</figcaption>
+<figcaption>${captions[result.bench]}, in a second.</figcaption>
 </figure>
 ${tableHtml([columns.map((column) => column.title), ...rows])}
 <p class="${result.ok ? "good" : "bad"}">Verdict: ${verdict}.</p>

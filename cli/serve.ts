@@ -23,12 +23,15 @@ async function serve(options: ServeOptions): Promise<void> {
     return;
   }
   const plan = planServe(options, surroundings());
-  const qemu = options.libvirt ? assumedQemu : findQemu();
   await runService({
     plan,
     json: options.json,
     period_s: options.stats,
-    announce: async (report) => announce(report, plan.ports, await qemu, options.libvirt ?? false),
+    // QEMU is asked for its version when the sockets are there: front ends that wait need a CPU more than we an answer.
+    announce: async (report) => {
+      const qemu = options.libvirt ? assumedQemu : await findQemu();
+      announce(report, plan.ports, qemu, options.libvirt ?? false);
+    },
     summary: (report, last, started_ms) => report.summary(last, started_ms),
   });
 }

@@ -1,9 +1,10 @@
 /**
- * `vhostctl serve` as a child: the forwarder under test.
+ * `vhostctl serve` as a child, or `pmd-forward` with one port: the forwarder under test.
  *
  * @module
  */
 import { join } from "node:path";
+import type { Way } from "./bench_result.ts";
 import { JsonProcess, type Message, ownProgram } from "./json_process.ts";
 
 /** What the switch and its workers counted from start to end. */
@@ -24,6 +25,8 @@ export interface ServeOptions {
   /** Where the sockets go. */
   readonly directory: string;
   readonly queues: number;
+  /** vm2vm, if undefined. */
+  readonly way?: Way;
   /** A CPU for each worker, or how many workers go anywhere. */
   readonly workerCpus: readonly number[] | number;
   /** How often it counts, for `look`; never, if undefined. */
@@ -33,7 +36,9 @@ export interface ServeOptions {
 /** Counters of one port, by direction. */
 export type PortCounters = Readonly<Record<"to_guest" | "from_guest", Readonly<Record<string, number>>>>;
 
-const portCount = 2;
+const portCounts: Record<Way, number> = { vm2vm: 2, loop: 1 };
+/** As in the switch, which has no other. */
+const loopBurst = 64;
 /** How `serve` heads the counters of reasons to drop. */
 const dropPrefix = "drop_";
 
@@ -65,6 +70,31 @@ function countersOf({ ports, workers }: Summary): ServeCounters {
   };
 }
 
+function socketsOf(directory: string, way: Way, name: string): string[] {
+  return Array.from({ length: portCounts[way] }, (_, port) => join(directory, `${name}${port}.sock`));
+}
+
+/** As many for a peer, beside ours. */
+export function peerSockets(directory: string, way: Way): string[] {
+  return socketsOf(directory, way, "peer");
+}
+
+function argumentsOf(options: ServeOptions): string[] {
+  const { directory, queues, way = "vm2vm", workerCpus, look_seconds = 0 } = options;
+  const cpus = typeof workerCpus === "number" ? [] : ["--cpus", workerCpus.join(",")];
+  if (way === "loop") {
+    const vdevs = socketsOf(directory, way, "port").map((socket, port) =>
+      `eth_vhost${port},iface=${socket},queues=${queues}`
+    );
+    return ["pmd-forward", "--json", "--burst", `${loopBurst}`, ...vdevs.flatMap((vdev) => ["--vdev", vdev]), ...cpus];
+  }
+  return [
+    ...["serve", "--json", "--ports", `${portCounts.vm2vm}`, "--dir", directory, "--stats", `${look_seconds}`],
+    ...["--queues", `${queues}`, ...cpus],
+    ...typeof workerCpus === "number" ? ["--workers", `${workerCpus}`] : [],
+  ];
+}
+
 const isEvent = (name: string) => (message: Message) => message["event"] === name;
 
 /** A `serve` with two ports, until it is disposed of. */
@@ -79,22 +109,16 @@ export class ServeProcess implements AsyncDisposable {
   }
 
   /** Returns when it is ready. */
-  static async start({ directory, queues, workerCpus, look_seconds = 0 }: ServeOptions): Promise<ServeProcess> {
-    const process = new JsonProcess("vhostctl serve", ownProgram(), [
-      ...["serve", "--json", "--ports", `${portCount}`, "--dir", directory, "--stats", `${look_seconds}`],
-      ...["--queues", `${queues}`],
-      ...typeof workerCpus === "number" ? ["--workers", `${workerCpus}`] : ["--cpus", workerCpus.join(",")],
-    ]);
+  static async start(options: ServeOptions): Promise<ServeProcess> {
+    const words = argumentsOf(options);
+    const process = new JsonProcess(`vhostctl ${words[0]}`, ownProgram(), words);
     try {
       await process.next(isEvent("ready"));
     } catch (reason) {
       await process[Symbol.asyncDispose]();
       throw reason;
     }
-    return new ServeProcess(
-      process,
-      Array.from({ length: portCount }, (_, port) => join(directory, `port${port}.sock`)),
-    );
+    return new ServeProcess(process, socketsOf(options.directory, options.way ?? "vm2vm", "port"));
   }
 
   /** The counters of its ports, counted after the call; with `look_seconds`. */

@@ -191,8 +191,8 @@ export class ServeReport {
     );
   }
 
-  /** Totals since the start. */
-  summary(now: Snapshot, started_ms: number): void {
+  /** Totals since the start, as a table for people, if that is wanted. */
+  summary(now: Snapshot, started_ms: number, { asTable = true } = {}): void {
     const seconds = (now.time_ms - started_ms) / 1000;
     const rows = now.ports.map((port) => {
       const { toGuest, fromGuest } = port.counters;
@@ -205,6 +205,6 @@ export class ServeReport {
     });
     const counters = { ports: now.ports.map(jsonPort), workers: now.workers };
     const object = { event: "summary", seconds: Number(seconds.toFixed(3)), ...counters };
-    this.note(object, `stopped after ${seconds.toFixed(1)} s`, ...table(totalColumns, rows));
+    this.note(object, ...asTable ? [`stopped after ${seconds.toFixed(1)} s`, ...table(totalColumns, rows)] : []);
   }
 }

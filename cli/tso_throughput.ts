@@ -45,7 +45,7 @@ export async function measureThroughput({ seconds, stop, progress }: ThroughputP
     for (const cutter of cutters) {
       if (stop.aborted) return found;
       const result = await measure(caseOf(ring, cutter), {
-        ...{ seconds, placement, stop, check_every: checkEvery },
+        ...{ way: "vm2vm" as const, seconds, placement, stop, check_every: checkEvery },
         progress: (now) => progress([...found, throughputOf(ring, cutter, now)]),
       });
       if (result === undefined) return found;

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import fc from "fast-check";
 import { benchCommand, place, planBench } from "../cli/bench_options.ts";
-import { type BenchResult, type CaseResult, faultless, speed } from "../cli/bench_result.ts";
+import { type BenchResult, type CaseResult, faultless, ringName, speed } from "../cli/bench_result.ts";
 import { caseBars, caseTable, notes } from "../cli/bench_text.ts";
 import { bar, chart } from "../cli/chart.ts";
 import { UsageError } from "../cli/error.ts";
@@ -15,7 +15,7 @@ function plan(words: readonly string[], cpus: readonly number[] = [0, 1]) {
   const command = benchCommand().exitOverride().configureOutput({ writeErr: () => {} });
   command.action(() => {});
   command.parse(["vm2vm", ...words], { from: "user" });
-  return planBench(command.opts(), cpus);
+  return planBench("vm2vm", command.opts(), cpus);
 }
 
 Deno.test("bench measures 64 bytes on both rings when nothing is asked", () => {
@@ -31,6 +31,15 @@ Deno.test("bench makes one case of each size and ring", () => {
   const { cases } = plan(["--size", "60,65535", "--ring", "packed", "--queues", "128", "--ring-size", "300"]);
   assert.deepEqual(cases.map(({ size_bytes }) => size_bytes), [60, 65535]);
   assert.ok(cases.every(({ ring, queues, ring_size }) => ring === "packed" && queues === 128 && ring_size === 300));
+});
+
+Deno.test("bench makes one case of each kind of ring", () => {
+  const rings = (words: string) => plan(["--ring", words]).cases.map(ringName);
+  assert.deepEqual(rings("all"), [
+    ...["split", "split no-mrg", "split in-order"],
+    ...["packed", "packed no-mrg", "packed in-order"],
+  ]);
+  assert.deepEqual(rings("packed-in-order,both"), ["packed in-order", "split", "packed"]);
 });
 
 Deno.test("bench makes one case of each kind of receiver where frames are to be cut", () => {
@@ -49,6 +58,7 @@ for (
     [["--queues", "0"], /cannot use --queues: 0: give a whole number from 1 to 128/],
     [["--queues", "129"], /cannot use --queues: 129/],
     [["--ring", "spilt"], /cannot use --ring: spilt: did you mean split\?/],
+    [["--ring", "both,packed"], /cannot use --ring: both,packed: give packed once/],
     [["--ring-size", "1"], /cannot use --ring-size: 1/],
     [["--ring-size", "300"], /split rings have a power of two/],
     [["--seconds", "0"], /cannot use --seconds: 0: give 0.1 or more/],

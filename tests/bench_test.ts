@@ -5,7 +5,7 @@
  */
 
 import assert from "node:assert/strict";
-import type { BenchResult } from "../cli/bench_result.ts";
+import { type BenchResult, ringName, type Way } from "../cli/bench_result.ts";
 
 const program = Deno.env.get("VHOSTCTL") ?? new URL("../scripts/vhostctl", import.meta.url).pathname;
 
@@ -21,8 +21,12 @@ async function bench(words: readonly string[], env: Record<string, string> = {})
   return { code, stdout: new TextDecoder().decode(stdout), stderr: new TextDecoder().decode(stderr) };
 }
 
-async function measured(...words: readonly string[]): Promise<BenchResult> {
-  const { code, stdout, stderr } = await bench(["vm2vm", "--json", "--seconds", "0.3", ...words]);
+function measured(...words: readonly string[]): Promise<BenchResult> {
+  return measuredWay("vm2vm", ...words);
+}
+
+async function measuredWay(way: Way, ...words: readonly string[]): Promise<BenchResult> {
+  const { code, stdout, stderr } = await bench([way, "--json", "--seconds", "0.3", ...words]);
   assert.equal(code, 0, stderr);
   assert.equal(stdout.trim().split("\n").length, 1, "one object");
   return JSON.parse(stdout) as BenchResult;
@@ -79,6 +83,22 @@ Deno.test("bench vm2vm uses several queues, and reorders no flow", async () => {
 Deno.test("bench vm2vm takes rings of other sizes", async () => {
   checkResult(await measured("--ring", "packed", "--ring-size", "100", "--size", "1518", "--verify"), 1);
   checkResult(await measured("--ring", "split", "--ring-size", "1024", "--size", "1518", "--verify"), 1);
+});
+
+Deno.test("bench takes rings without mergeable buffers and in order, from guest to guest and back to one", async () => {
+  for (const way of ["vm2vm", "loop"] as const) {
+    const result = await measuredWay(way, "--ring", "all", "--size", "64,9000", "--verify");
+    checkResult(result, 12);
+    assert.equal(result.bench, way);
+    assert.equal(new Set(result.cases.map(ringName)).size, 6);
+  }
+});
+
+Deno.test("bench counts the instructions of a packet, which are more where there is more to copy", async () => {
+  const { cases } = await measured("--ring", "packed-in-order", "--size", "64,900", "--instructions");
+  const [short, long] = cases.map(({ instructions_per_packet: count }) => count!);
+  // There are 64 frames of 64 bytes in a burst; whatever else a worker does is shared by them.
+  assert.ok(short! > 50 && short! < 1000 && long! > short!, `${short}, ${long}`);
 });
 
 Deno.test("bench vm2vm works on one CPU", async () => {

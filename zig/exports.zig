@@ -19,6 +19,7 @@ const PostCopy = @import("post_copy.zig").PostCopy;
 const Pump = @import("pump.zig").Pump;
 const sys = @import("sys.zig");
 const system_file = @import("system_file.zig");
+const tracer = @import("tracer.zig");
 const Uplink = @import("uplink.zig").Uplink;
 const Vring = @import("vring.zig").Vring;
 
@@ -856,6 +857,24 @@ pub export fn steady_clock(time_ns: *u64) i32 {
 pub export fn core_distance(cpu: u32, other: u32) i32 {
     const distance_ns = core_distance_file.measure(cpu, other) catch |reason| return failure(reason);
     return @intCast(distance_ns);
+}
+
+/// Halts a thread of another process, such as a child's, to count its instructions. This and the next two are for one
+/// thread of ours.
+pub export fn trace_begin(thread: i32) i32 {
+    tracer.begin(thread) catch |reason| return failure(reason);
+    return 0;
+}
+
+/// Lets it go on for so many steps, each some microseconds. Returns how many instructions these were: one that repeats
+/// itself takes several.
+pub export fn trace_step(thread: i32, steps: u32) i32 {
+    return @intCast(tracer.step(thread, steps) catch |reason| return failure(reason));
+}
+
+pub export fn trace_end(thread: i32) i32 {
+    tracer.end(thread) catch |reason| return failure(reason);
+    return 0;
 }
 
 /// Reads a file of the kernel's, below /proc or /sys, as far as it fits. Returns how many bytes.

@@ -57,6 +57,7 @@ test {
     _ = @import("split.zig");
     _ = @import("system_file.zig");
     _ = @import("token_table.zig");
+    _ = @import("tracer.zig");
     _ = @import("transport.zig");
     _ = @import("uplink_queue.zig");
     _ = @import("vring_entry.zig");

@@ -799,6 +799,60 @@ pub fn futexWakeAll(word: *const std.atomic.Value(u32)) void {
     _ = linux.futex_3arg(&word.raw, .{ .cmd = .WAKE, .private = true }, std.math.maxInt(i32));
 }
 
+// Other processes, halted and let go on one instruction at a time: ptrace(2). Always by the same thread of ours.
+
+const trace = struct {
+    const peek_user = 3;
+    const single_step = 9;
+    const detach = 17;
+    const seize = 0x4206;
+    const interrupt = 0x4207;
+    /// Of struct user (sys/user.h): behind 16 registers of 8 bytes.
+    const instruction_pointer = 16 * 8;
+    const wait_all = 0x4000_0000;
+};
+
+pub const signal_trap = 5;
+
+fn ask(request: usize, thread: i32, address: usize, data: usize) Error!void {
+    _ = try check(linux.syscall4(.ptrace, request, @intCast(thread), address, data));
+}
+
+/// It is about to stand still: `traceWait`.
+pub fn traceSeize(thread: i32) Error!void {
+    try ask(trace.seize, thread, 0, 0);
+    try ask(trace.interrupt, thread, 0, 0);
+}
+
+/// Lets it execute one instruction, or take a signal that is not 0.
+pub fn traceStep(thread: i32, signal: u32) Error!void {
+    try ask(trace.single_step, thread, 0, signal);
+}
+
+pub fn traceRelease(thread: i32) Error!void {
+    try ask(trace.detach, thread, 0, 0);
+}
+
+/// Sleeps until it stands still; returns the signal that halted it, null when it has ended.
+pub fn traceWait(thread: i32) Error!?u32 {
+    while (true) {
+        var result: i32 = undefined;
+        _ = check(linux.wait4(thread, &result, trace.wait_all, null)) catch |reason| {
+            if (errno_value == errno_interrupted) continue;
+            return reason;
+        };
+        // As <sys/wait.h> takes it apart.
+        return if (result & 0xff == 0x7f) @intCast((result >> 8) & 0xff) else null;
+    }
+}
+
+/// On x86-64.
+pub fn traceInstructionPointer(thread: i32) Error!u64 {
+    var pointer: u64 = 0;
+    try ask(trace.peek_user, thread, trace.instruction_pointer, @intFromPtr(&pointer));
+    return pointer;
+}
+
 // SIGBUS.
 
 pub const Signal = linux.SIG;
