@@ -17,6 +17,7 @@ const segment_file = @import("segment.zig");
 const spec = @import("spec.zig");
 const vring_entry = @import("vring_entry.zig");
 
+const Targets = @import("targets.zig").Targets;
 const NetHeader = spec.NetHeader;
 pub const Frame = frame_file.Frame;
 pub const Segment = chain.Segment;
@@ -33,10 +34,6 @@ pub const Mask = u64;
 pub const front_bytes_max = 128;
 const full_header_bytes = @sizeOf(NetHeader);
 const chain_bytes_max = full_header_bytes + net_header.frame_bytes_max;
-
-/// Of a buffer to be written, so much is asked for beforehand; then the processor has seen where it goes.
-const fetched_bytes_max = 256;
-const line_bytes = 64;
 
 /// Descriptors looked at in chains, in one burst: a guest of long chains waits for its next turn. The
 /// last chain may go beyond.
@@ -64,8 +61,16 @@ pub const Burst = struct {
     /// Front and rest of those that were one segment.
     halves: [frames_max][2]Segment,
     count: u32,
+    /// All frames lie in one piece behind the header that their sender wrote; also, none asks for anything in its
+    /// header; also, all go from one address to one.
+    short: bool,
+    plain: bool,
+    alike: bool,
+    /// Of short frames together, and of the longest of them.
+    bytes: u64,
+    longest: u32,
     /// What must go back to the sender, in order; frames and chains that were none.
-    heads: [frames_max]vring_entry.Head,
+    heads: [vring_entry.heads_max]vring_entry.Head,
     head_count: u32,
     source: chain.Pool,
     sink: chain.Pool,
@@ -86,12 +91,11 @@ pub const Burst = struct {
         const allocator = std.heap.page_allocator;
         const burst = try allocator.create(Burst);
         errdefer allocator.destroy(burst);
-        burst.count = 0;
-        burst.head_count = 0;
         burst.steps = 0;
         burst.left = 0;
         burst.source = .{ .items = try allocator.alloc(Segment, pool_segments) };
         errdefer allocator.free(burst.source.items);
+        burst.begin();
         burst.sink = .{ .items = try allocator.alloc(Segment, pool_segments) };
         errdefer allocator.free(burst.sink.items);
         burst.gathered = try allocator.alloc(Gathered, abi.vring_size_max);
@@ -109,6 +113,16 @@ pub const Burst = struct {
         allocator.destroy(burst);
     }
 
+    /// Empties it, for frames of any kind.
+    pub fn begin(burst: *Burst) void {
+        burst.count = 0;
+        burst.head_count = 0;
+        burst.source.used = 0;
+        burst.short = false;
+        burst.plain = false;
+        burst.alike = false;
+    }
+
     /// Takes what the guest sent, up to `frames_max` chains. The ring may break on the way; what was
     /// taken before that is still good.
     pub fn collect(burst: *Burst, vring: *Vring) void {
@@ -122,9 +136,7 @@ pub const Burst = struct {
 
     /// A worker's loop has a constant for its end.
     inline fn collectUpTo(burst: *Burst, vring: *Vring, comptime some: bool, chains_max: u32) void {
-        burst.count = 0;
-        burst.head_count = 0;
-        burst.source.used = 0;
+        burst.begin();
         burst.steps = 0;
         if (vring.announces()) return burst.announce(vring);
         switch (vring.format) {
@@ -138,9 +150,18 @@ pub const Burst = struct {
         @setRuntimeSafety(false);
         const end = if (some) chains_max else frames_max;
         const short = vring.header_bytes == full_header_bytes;
+        burst.short = short;
+        burst.plain = short;
+        burst.alike = short;
+        burst.bytes = 0;
+        burst.longest = 0;
         while (burst.head_count < end) {
+            if (burst.short and burst.collectRun(vring, ring, end)) continue;
             const entry = (ring.next() catch |reason| return vring.breakBy(reason)) orelse return;
-            const single = entry.flags & (spec.desc_next | spec.desc_indirect | spec.desc_write) == 0;
+            burst.short = false;
+            burst.plain = false;
+            burst.alike = false;
+            const single = entry.flags & vring_entry.shape_flags == 0;
             if (short and single and entry.len -% (full_header_bytes + ethernet_bytes) <=
                 net_header.frame_bytes_max - ethernet_bytes)
             {
@@ -154,6 +175,54 @@ pub const Burst = struct {
             burst.addChain(vring, ring, entry) catch |reason| return vring.breakBy(reason);
             if (burst.steps >= collect_steps_max or burst.source.left() < chain_bytes_max + 2 * frames_max) return;
         }
+    }
+
+    /// Takes short frames until something else comes. False: nothing but that.
+    inline fn collectRun(burst: *Burst, vring: *Vring, ring: anytype, end: u32) bool {
+        @setRuntimeSafety(false);
+        const window = vring.memory.window(vring.hint);
+        var run = ring.beginRun();
+        const begun = burst.head_count;
+        var taken = begun;
+        var count = burst.count;
+        var bytes: u64 = 0;
+        var longest: u32 = 0;
+        var differs: Ethernet = @splat(0);
+        const segments = burst.source.items.ptr;
+        while (taken < end) {
+            const entry = run.peek(0) orelse break;
+            const len = entry.len -% full_header_bytes;
+            if (len -% ethernet_bytes > net_header.frame_bytes_max - ethernet_bytes) break;
+            const base = window.host + (window.offsetOf(entry.addr, entry.len) orelse break);
+            run.take();
+            burst.heads[taken] = .{ .id = entry.id, .count = 1 };
+            taken += 1;
+            const frame = &burst.frames[count];
+            const ethernet = fetch(Ethernet, base + full_header_bytes);
+            frame.ethernet = ethernet;
+            frame.header = net_header.plain;
+            const low = fetch(u64, base);
+            if (!net_header.isPlainWord(low)) {
+                burst.plain = false;
+                frame.header = headerOf(vring, headerFrom(low, base), len) orelse continue;
+            }
+            segments[count] = .{ .base = base + full_header_bytes, .len = len };
+            frame.segments = segments[count..][0..1];
+            frame.len = len;
+            frame.behind_header = true;
+            differs |= ethernet ^ @as(Ethernet, burst.frames[0].ethernet);
+            bytes += len;
+            longest = @max(longest, len);
+            count += 1;
+        }
+        ring.endRun(run);
+        burst.count = count;
+        burst.source.used = count;
+        burst.head_count = taken;
+        burst.bytes += bytes;
+        burst.longest = @max(burst.longest, longest);
+        burst.alike = burst.alike and frame_file.hasNoAddresses(differs);
+        return taken > begun;
     }
 
     /// A burst of one frame that the guest did not send, but would have.
@@ -188,16 +257,8 @@ pub const Burst = struct {
         frame.segments = segment[0..1];
         frame.len = len - full_header_bytes;
         frame.behind_header = true;
-        frame.ethernet = fetch(@Vector(ethernet_bytes, u8), base + full_header_bytes);
-        const header = fetchHeader(base);
-        if (net_header.isPlain(header)) {
-            frame.header = net_header.plain;
-        } else {
-            frame.header = net_header.checked(header, frame.len, vring.config.features) catch |reason| {
-                dropOfHeader(&vring.stats, reason).* += 1;
-                return;
-            };
-        }
+        frame.ethernet = fetch(Ethernet, base + full_header_bytes);
+        frame.header = headerOf(vring, fetchHeader(base), frame.len) orelse return;
         burst.source.used += 1;
         burst.count += 1;
     }
@@ -240,6 +301,8 @@ pub const Burst = struct {
             frame.segments = burst.source.replaceFront(frame.segments, bytes[0..len]);
         }
         frame.behind_header = false;
+        burst.short = false;
+        burst.alike = false;
         return bytes[0..len];
     }
 
@@ -258,8 +321,7 @@ pub const Burst = struct {
     }
 
     fn giveBackTo(burst: *Burst, ring: anytype) Used {
-        @setRuntimeSafety(false);
-        for (burst.heads[0..burst.head_count]) |head| ring.complete(head.id, 0, head.count);
+        ring.completeAll(&burst.heads, burst.head_count);
         return ring.flush();
     }
 
@@ -293,11 +355,11 @@ pub const Burst = struct {
         var counts: Counts = .{};
         var targets: Targets = .{};
         var left = mask;
+        const short = burst.short and vring.header_bytes == full_header_bytes and burst.longest <= plain_bytes_max;
         while (left != 0) {
+            if (short and burst.placeRun(vring, ring, &left, &targets, &counts)) continue;
             const frame = &burst.frames[@ctz(left)];
-            const suits = net_header.isPlain(frame.header) or
-                net_header.accepts(vring.config.features, frame.header, frame.etherType());
-            const placed = (if (suits)
+            const placed = (if (isTaken(vring, frame))
                 burst.place(vring, ring, mergeable, frame, plain_bytes_max, &targets, &counts)
             else
                 burst.placePieces(vring, ring, mergeable, frame, plain_bytes_max, &targets, &counts)) catch |reason| {
@@ -322,6 +384,45 @@ pub const Burst = struct {
         return used;
     }
 
+    /// Short frames into buffers of one descriptor, as long as both come. False: neither did.
+    inline fn placeRun(
+        burst: *Burst,
+        vring: *Vring,
+        ring: anytype,
+        mask: *Mask,
+        targets: *Targets,
+        counts: *Counts,
+    ) bool {
+        @setRuntimeSafety(false);
+        const window = vring.memory.window(vring.hint);
+        var run = ring.beginRun();
+        const plain = burst.plain;
+        const begun = targets.count;
+        var count = begun;
+        var left = mask.*;
+        var bytes: u64 = 0;
+        while (left != 0) {
+            const frame = &burst.frames[@ctz(left)];
+            if (!plain and !isTaken(vring, frame)) break;
+            const entry = run.peek(spec.desc_write) orelse break;
+            const len = frame.len;
+            const need = full_header_bytes + len;
+            if (entry.len < need) break;
+            const base = window.host + (window.offsetOf(entry.addr, need) orelse break);
+            run.take();
+            run.complete(entry.id, need);
+            targets.set(count, base, frame, need);
+            count += 1;
+            bytes += len;
+            left &= left - 1;
+        }
+        ring.endRun(run);
+        targets.count = count;
+        counts.addMany(burst, mask.* & ~left, bytes);
+        mask.* = left;
+        return count > begun;
+    }
+
     /// One frame into a guest, unless it has to be dropped.
     inline fn place(
         burst: *Burst,
@@ -341,9 +442,8 @@ pub const Burst = struct {
         while (true) {
             const entry = try ring.next() orelse return .empty;
             const need = full_header_bytes + frame.len;
-            const flags = entry.flags & (spec.desc_next | spec.desc_indirect | spec.desc_write);
             const short = vring.header_bytes == full_header_bytes;
-            if (short and flags == spec.desc_write and entry.len >= need) {
+            if (short and entry.flags & vring_entry.shape_flags == spec.desc_write and entry.len >= need) {
                 if (vring.memory.translate(entry.addr, need, &vring.hint)) |base| {
                     ring.take(1);
                     ring.complete(entry.id, need, 1);
@@ -456,72 +556,6 @@ pub const Burst = struct {
 /// or none at all, and it is still to be counted.
 const Placed = enum { done, short, empty };
 
-/// Buffers that were taken for frames in one piece, and are still empty. All of a run are looked up, and
-/// noted as used, before the first is written: a guest's lines then come from its CPU together. Behind a
-/// write that waits for its line all later writes wait; and they leave in order, however they came.
-const Targets = struct {
-    const Target = struct {
-        base: [*]u8,
-        /// A header and then the frame; null: ask the frame.
-        source: ?[*]const u8,
-        frame: *const Frame,
-        need: u32,
-        header: NetHeader align(16),
-    };
-
-    items: [frames_max]Target = undefined,
-    count: u32 = 0,
-
-    inline fn add(targets: *Targets, base: [*]u8, frame: *const Frame, need: u32) void {
-        @setRuntimeSafety(false);
-        var line: u32 = 0;
-        while (line < @min(need, fetched_bytes_max)) : (line += line_bytes) prefetchForWrite(base + line);
-        const led = frame.behind_header and need >= copy_file.led_bytes_min;
-        targets.items[targets.count] = .{
-            .base = base,
-            .source = if (led) frame.segments[0].base - full_header_bytes else null,
-            .frame = frame,
-            .need = need,
-            .header = frame.header,
-        };
-        targets.count += 1;
-    }
-
-    /// By itself, so that its loop has the registers.
-    noinline fn fill(targets: *Targets, vring: *Vring) void {
-        @setRuntimeSafety(false);
-        for (targets.items[0..targets.count]) |*target| {
-            if (target.source) |source| {
-                copy_file.copyLed(target.base, source, @ptrCast(&target.header), target.need);
-            } else {
-                @as(*align(1) NetHeader, @ptrCast(target.base)).* = target.header;
-                copyFrame(target.base + full_header_bytes, target.frame.segments);
-            }
-        }
-        if (vring.buffer_log) |log| targets.mark(vring, log);
-        targets.count = 0;
-    }
-
-    noinline fn mark(targets: *const Targets, vring: *Vring, log: *DirtyLog) void {
-        var written: [frames_max]Segment = undefined;
-        const items = targets.items[0..targets.count];
-        for (items, written[0..items.len]) |*target, *segment| segment.* = .{ .base = target.base, .len = target.need };
-        vring.markBuffers(log, written[0..items.len]);
-    }
-};
-
-/// Asks for a line to write to. On x86 the builtin asks for one to read where AVX-512 is there.
-inline fn prefetchForWrite(line: *const anyopaque) void {
-    if (builtin.cpu.arch == .x86_64) {
-        asm volatile ("prefetchw (%[line])"
-            :
-            : [line] "r" (line),
-        );
-    } else {
-        @prefetch(line, .{ .rw = .write });
-    }
-}
-
 /// Ethernet header and one VLAN tag: what an MTU does not count.
 pub const plain_overhead_bytes = spec.ethernet_header_bytes + 4;
 
@@ -534,10 +568,26 @@ pub const Counts = struct {
     pub inline fn add(counts: *Counts, frame: *const Frame) void {
         counts.packets += 1;
         counts.bytes += frame.len;
+        counts.addGroup(frame, 1);
+    }
+
+    /// Frames of a burst with so many bytes in all.
+    pub inline fn addMany(counts: *Counts, burst: *const Burst, mask: Mask, bytes: u64) void {
+        const packets = @popCount(mask);
+        counts.packets += packets;
+        counts.bytes += bytes;
+        if (!burst.alike) {
+            var left = mask;
+            while (left != 0) : (left &= left - 1) counts.addGroup(&burst.frames[@ctz(left)], 1);
+        } else if (packets > 0) {
+            counts.addGroup(&burst.frames[0], packets);
+        }
+    }
+
+    inline fn addGroup(counts: *Counts, frame: *const Frame, packets: u64) void {
         if (!frame.isMulticast()) return;
-        const all = frame.destination() == broadcast_mac;
-        counts.broadcast += @intFromBool(all);
-        counts.multicast += @intFromBool(!all);
+        const count = if (frame.destination() == broadcast_mac) &counts.broadcast else &counts.multicast;
+        count.* += packets;
     }
 
     pub fn commit(counts: Counts, stats: *abi.VringStats) void {
@@ -555,7 +605,11 @@ pub const broadcast_mac = 0xffff_ffff_ffff;
 /// Counts what a guest sent.
 pub fn countSent(burst: *const Burst, stats: *abi.VringStats) void {
     var counts: Counts = .{};
-    for (burst.frames[0..burst.count]) |*frame| counts.add(frame);
+    if (burst.alike) {
+        counts.addMany(burst, firstFrames(burst.count), burst.bytes);
+    } else for (burst.frames[0..burst.count]) |*frame| {
+        counts.add(frame);
+    }
     counts.commit(stats);
 }
 
@@ -579,6 +633,21 @@ pub fn countPieces(stats: *abi.VringStats, cut: *const segment_file.Cut) void {
         stats.cut += 1;
         stats.pieces += cut.pieceCount();
     }
+}
+
+/// What a receiver may see of a header that its sender wrote; null, with the drop counted, if it is none.
+fn headerOf(vring: *Vring, header: NetHeader, len: u32) ?NetHeader {
+    if (net_header.isPlain(header)) return net_header.plain;
+    return net_header.checked(header, len, vring.config.features) catch |reason| {
+        dropOfHeader(&vring.stats, reason).* += 1;
+        return null;
+    };
+}
+
+/// Whether this guest takes the frame as it is.
+inline fn isTaken(vring: *const Vring, frame: *const Frame) bool {
+    return net_header.isPlain(frame.header) or
+        net_header.accepts(vring.config.features, frame.header, frame.etherType());
 }
 
 /// The counter of why a header is none.
@@ -612,27 +681,21 @@ fn dropOf(vring: *Vring, frame: *Frame, walk: *chain.Walk, mark: u32, whole: boo
     return null;
 }
 
+const Ethernet = @Vector(ethernet_bytes, u8);
+
 /// One load of what the guest may be changing.
 inline fn fetch(comptime T: type, base: [*]const u8) T {
     return @as(*align(1) const volatile T, @ptrCast(base)).*;
 }
 
 inline fn fetchHeader(base: [*]const u8) NetHeader {
-    const words: extern struct { low: u64 align(4), high: u32 } = .{
-        .low = fetch(u64, base),
-        .high = fetch(u32, base + 8),
-    };
-    return @as(*const NetHeader, @ptrCast(&words)).*;
+    return headerFrom(fetch(u64, base), base);
 }
 
-pub inline fn copyFrame(target: [*]u8, segments: []const Segment) void {
-    @setRuntimeSafety(false);
-    copy(target, segments[0].base, segments[0].len);
-    var at: usize = segments[0].len;
-    for (segments[1..]) |segment| {
-        copy(target + at, segment.base, segment.len);
-        at += segment.len;
-    }
+/// Of which `low` was fetched before.
+inline fn headerFrom(low: u64, base: [*]const u8) NetHeader {
+    const words: extern struct { low: u64 align(4), high: u32 } = .{ .low = low, .high = fetch(u32, base + 8) };
+    return @as(*const NetHeader, @ptrCast(&words)).*;
 }
 
 /// The sink was measured before: it has room.

@@ -21,8 +21,8 @@ var zeros: [frame_bytes_max]u8 = @splat(0);
 
 /// A burst of `count` frames, all of it private; `first_flow` is that of the first one.
 pub fn fill(burst: *burst_file.Burst, lane: *const abi.Lane, count: u32, first_flow: u32) void {
+    burst.begin();
     burst.count = count;
-    burst.head_count = 0;
     var flow = first_flow;
     for (burst.frames[0..count], burst.fronts[0..count], burst.halves[0..count]) |*frame, *front, *halves| {
         write(front[0..headers_bytes], lane, addressesOf(lane, flow));

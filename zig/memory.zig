@@ -36,6 +36,20 @@ pub const Mapping = struct {
     post_copy: ?*PostCopy = null,
 };
 
+/// Where a region lies, to be kept at hand as long as no other does.
+pub const Window = struct {
+    gpa: u64,
+    size: u64,
+    host: [*]u8,
+
+    /// How far behind `host` these bytes lie; null when they do not lie whole in this region.
+    pub inline fn offsetOf(window: Window, gpa: u64, len: u32) ?u64 {
+        @setRuntimeSafety(false);
+        const offset = gpa -% window.gpa;
+        return if (offset < window.size and len <= window.size - offset) offset else null;
+    }
+};
+
 /// A piece of guest memory that is contiguous here.
 pub const Span = struct { base: [*]u8, len: u64 };
 
@@ -89,6 +103,12 @@ pub const Memory = struct {
         if (offset < row.size and len <= row.size - offset) return row.host + offset;
         const piece = memory.span(gpa, len, hint) orelse return null;
         return if (piece.len == len) piece.base else null;
+    }
+
+    /// The region of the last success.
+    pub fn window(memory: *const Memory, hint: u32) Window {
+        const row = &memory.rows[hint];
+        return .{ .gpa = row.gpa, .size = row.size, .host = row.host };
     }
 
     /// The first bytes at `gpa`, at most `len`, that are contiguous here; null when none are mapped.

@@ -28,6 +28,12 @@ pub inline fn isPlain(header: NetHeader) bool {
     return header.flags & NetHeader.needs_csum == 0 and header.gso_type == NetHeader.gso_none;
 }
 
+/// The same of its first eight bytes.
+pub inline fn isPlainWord(low: u64) bool {
+    const gso = @as(u64, 0xff) << 8 * @offsetOf(NetHeader, "gso_type");
+    return low & (gso | NetHeader.needs_csum << 8 * @offsetOf(NetHeader, "flags")) == 0;
+}
+
 /// Checks a header against the frame behind it (`len` bytes), and returns what a receiver may see
 /// of it: only fields that mean something, `num_buffers` 1.
 pub fn checked(header: NetHeader, len: u32, sender: u64) Error!NetHeader {

@@ -21,6 +21,7 @@ const Used = vring_entry.Used;
 const isAvailable = packed_place.isAvailable;
 
 const avail_used = spec.desc_avail | spec.desc_used;
+const used_flags = @as(u64, avail_used) << 48;
 
 pub const Packed = struct {
     desc: [*]align(16) spec.PackedDesc,
@@ -104,6 +105,61 @@ pub const Packed = struct {
         ring.avail.advance(count, ring.size);
     }
 
+    /// Buffers of one descriptor each, one after the other. All that this takes is kept at hand; the ring stays where
+    /// it was until `endRun`.
+    pub const Run = struct {
+        desc: [*]align(16) spec.PackedDesc,
+        size: u32,
+        index: u32,
+        /// The flags of a descriptor that is offered in this lap.
+        offered: u16,
+        shadow: [*]u64,
+        done: u32,
+
+        /// The next buffer, if it is there and its flags are these. Else `next` knows more.
+        pub inline fn peek(run: *const Run, comptime flags: u16) ?Entry {
+            @setRuntimeSafety(false);
+            const desc = &run.desc[run.index];
+            const word = @atomicLoad(u64, wordOf(desc), .acquire);
+            const found: u16 = @truncate(word >> 48);
+            if (found & (avail_used | vring_entry.shape_flags) != run.offered | flags) return null;
+            const entry = entryOfWord(desc, word);
+            return if (entry.id < run.size) entry else null;
+        }
+
+        pub inline fn take(run: *Run) void {
+            @setRuntimeSafety(false);
+            run.index += 1;
+            if (run.index == run.size) {
+                @branchHint(.unlikely);
+                run.index = 0;
+                run.offered ^= avail_used;
+            }
+        }
+
+        pub inline fn complete(run: *Run, id: u16, len: u32) void {
+            @setRuntimeSafety(false);
+            run.shadow[run.done] = @bitCast(Completion{ .len = len, .id = id, .count = 1 });
+            run.done += 1;
+        }
+    };
+
+    pub inline fn beginRun(ring: *Packed) Run {
+        return .{
+            .desc = ring.desc,
+            .size = ring.size,
+            .index = ring.avail.index,
+            .offered = if (ring.avail.wrap) spec.desc_avail else spec.desc_used,
+            .shadow = ring.shadow,
+            .done = ring.shadow_count,
+        };
+    }
+
+    pub inline fn endRun(ring: *Packed, run: Run) void {
+        ring.avail = .{ .index = @truncate(run.index), .wrap = run.offered == spec.desc_avail };
+        ring.shadow_count = run.done;
+    }
+
     pub inline fn position(ring: *const Packed) Place {
         return ring.avail;
     }
@@ -163,6 +219,22 @@ pub const Packed = struct {
         ring.shadow_count += 1;
     }
 
+    /// Gives back what came from the guest, as it came. Nothing else was completed since the last flush.
+    pub inline fn completeAll(ring: *Packed, heads: *const [vring_entry.heads_max]vring_entry.Head, count: u32) void {
+        @setRuntimeSafety(false);
+        const whole = count & ~@as(u32, vring_entry.Heads.wide - 1);
+        var at: u32 = 0;
+        while (at < whole) : (at += vring_entry.Heads.wide) {
+            const words = vring_entry.Heads.load(heads, at) << @splat(32);
+            @as(*align(8) vring_entry.Heads.Words, @ptrCast(&ring.shadow[at])).* = words;
+        }
+        // The shadow is no larger than the ring.
+        while (at < count) : (at += 1) {
+            ring.shadow[at] = @bitCast(Completion{ .len = 0, .id = heads[at].id, .count = heads[at].count });
+        }
+        ring.shadow_count = count;
+    }
+
     /// Chains are in our hands, behind what was given back.
     pub fn note(ring: *Packed, heads: []const vring_entry.Head) void {
         const region = ring.region orelse return;
@@ -202,25 +274,33 @@ pub const Packed = struct {
         const from = ring.used;
         ring.record.commit(from.word(), count);
         // The flags of the first, written last, show all of them.
-        const first_at = ring.used.index;
-        const first_word = ring.nextWord(ring.shadow[0]);
-        for (ring.shadow[1..count]) |completion| {
-            const at = ring.used.index;
-            @atomicStore(u64, ring.wordAt(at), ring.nextWord(completion), .monotonic);
-        }
-        @atomicStore(u64, ring.wordAt(first_at), first_word, .release);
+        ring.used = ring.writeUsed(ring.shadow[0..count]);
+        @atomicStore(u64, wordOf(&ring.desc[from.index]), usedWord(ring.shadow[0], lapFlags(from)), .release);
         ring.record.settle(ring.used.word());
         ring.shadow_count = 0;
         return .{ .from = from.word(), .to = ring.used.word(), .any = true };
     }
 
-    /// Length, id and flags of a used descriptor, and on to the next one's place.
-    inline fn nextWord(ring: *Packed, bits: u64) u64 {
-        const completion: Completion = @bitCast(bits);
-        var flags: u16 = if (ring.used.wrap) avail_used else 0;
-        if (completion.len > 0) flags |= spec.desc_write;
-        ring.used.advance(completion.count, ring.size);
-        return completion.len | @as(u64, completion.id) << 32 | @as(u64, flags) << 48;
+    /// Writes all used descriptors but the first; returns the place behind them.
+    inline fn writeUsed(ring: *const Packed, completions: []const u64) Place {
+        @setRuntimeSafety(false);
+        const desc = ring.desc;
+        const size = ring.size;
+        var flags = lapFlags(ring.used);
+        var index = ring.used.index + (completions[0] >> 48);
+        var done: usize = 1;
+        while (true) {
+            while (done < completions.len and index < size) : (done += 1) {
+                const bits = completions[done];
+                @atomicStore(u64, wordOf(&desc[index]), usedWord(bits, flags), .monotonic);
+                index += bits >> 48;
+            }
+            if (index >= size) {
+                index -= size;
+                flags ^= used_flags;
+            }
+            if (done == completions.len) return .{ .index = @truncate(index), .wrap = flags != 0 };
+        }
     }
 
     /// Does what a flush that was cut off would have done, of so many completions in the shadow; nothing, if they
@@ -232,7 +312,7 @@ pub const Packed = struct {
             return ring.flush();
         }
         // The driver has seen the first, and may have offered its descriptor again.
-        for (ring.shadow[0..count]) |bits| _ = ring.nextWord(bits);
+        for (ring.shadow[0..count]) |bits| ring.used.advance(@as(Completion, @bitCast(bits)).count, ring.size);
         ring.record.settle(ring.used.word());
         return .{};
     }
@@ -316,25 +396,42 @@ pub const Packed = struct {
     /// Length, id and flags of a descriptor in one load; the address is read after it, once.
     inline fn fetch(ring: *const Packed, index: u16) u64 {
         @setRuntimeSafety(false);
-        return @atomicLoad(u64, ring.wordAt(index), .acquire);
-    }
-
-    inline fn wordAt(ring: *const Packed, index: u16) *u64 {
-        @setRuntimeSafety(false);
-        return @ptrCast(@alignCast(&ring.desc[index].len));
+        return @atomicLoad(u64, wordOf(&ring.desc[index]), .acquire);
     }
 
     inline fn entryOf(ring: *const Packed, index: u16, word: u64) Entry {
         @setRuntimeSafety(false);
-        return .{
-            .addr = @atomicLoad(u64, &ring.desc[index].addr, .unordered),
-            .len = @truncate(word),
-            .id = @truncate(word >> 32),
-            .flags = @truncate(word >> 48),
-            .next = 0,
-        };
+        return entryOfWord(&ring.desc[index], word);
     }
 };
+
+/// The flags of a used descriptor of this lap, in their place.
+inline fn lapFlags(at: Place) u64 {
+    return if (at.wrap) used_flags else 0;
+}
+
+/// Length, id and flags of a used descriptor.
+inline fn usedWord(bits: u64, flags: u64) u64 {
+    const completion: Completion = @bitCast(bits);
+    const written: u64 = if (completion.len > 0) @as(u64, spec.desc_write) << 48 else 0;
+    return completion.len | @as(u64, completion.id) << 32 | flags | written;
+}
+
+/// Length, id and flags.
+inline fn wordOf(desc: *align(16) spec.PackedDesc) *u64 {
+    @setRuntimeSafety(false);
+    return @ptrCast(@alignCast(&desc.len));
+}
+
+inline fn entryOfWord(desc: *align(16) const spec.PackedDesc, word: u64) Entry {
+    return .{
+        .addr = @atomicLoad(u64, &desc.addr, .unordered),
+        .len = @truncate(word),
+        .id = @truncate(word >> 32),
+        .flags = @truncate(word >> 48),
+        .next = 0,
+    };
+}
 
 /// What will be a used descriptor, once its place is known.
 const Completion = packed struct(u64) { len: u32, id: u16, count: u16 };

@@ -4,6 +4,7 @@
 const std = @import("std");
 const abi = @import("abi.zig");
 const burst_file = @import("burst.zig");
+const frame_file = @import("frame.zig");
 const net_header = @import("net_header.zig");
 const queue_burst = @import("queue_burst.zig");
 const spec = @import("spec.zig");
@@ -38,7 +39,7 @@ pub fn receive(burst: *burst_file.Burst, vring: *Vring, arena: []u8, packets: []
     var at: u32 = 0;
     for (burst.frames[0..burst.count], packets[0..burst.count]) |*frame, *packet| {
         packet.* = .{ .offset = at + header_bytes, .length = frame.len, .header = std.mem.toBytes(frame.header) };
-        burst_file.copyFrame(arena.ptr + packet.offset, frame.segments);
+        frame_file.copySegments(arena.ptr + packet.offset, frame.segments);
         at = std.mem.alignForward(u32, packet.offset + frame.len, line_bytes);
     }
     notify(vring, queue_burst.giveBack(burst, vring));
@@ -56,6 +57,7 @@ pub fn send(
     packets: []const abi.Packet,
 ) Error!u32 {
     if (packets.len > burst_file.frames_max) return error.InvalidArgument;
+    burst.begin();
     for (packets, burst.frames[0..packets.len], 0..) |packet, *frame, i| {
         const segment = &burst.source.items[i];
         frame.* = try frameOf(arena, packet, segment);

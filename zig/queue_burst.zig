@@ -5,6 +5,7 @@ const std = @import("std");
 const Arrival = @import("arrival.zig").Arrival;
 const burst_file = @import("burst.zig");
 const DriverQueue = @import("driver_queue.zig").DriverQueue;
+const frame_file = @import("frame.zig");
 const net_header = @import("net_header.zig");
 const spec = @import("spec.zig");
 const UplinkQueue = @import("uplink_queue.zig").UplinkQueue;
@@ -29,9 +30,7 @@ pub fn collectSome(burst: *Burst, vring: *Vring, chains_max: u32) void {
 }
 
 fn collectOthers(burst: *Burst, vring: *Vring, frames_max: u32) void {
-    burst.count = 0;
-    burst.head_count = 0;
-    burst.source.used = 0;
+    burst.begin();
     (switch (vring.peer) {
         .guest => unreachable,
         .back_end => |queue| collectBuffers(burst, vring, queue, frames_max),
@@ -239,7 +238,7 @@ fn writeFrame(vring: *Vring, queue: *DriverQueue, frame: *const Frame) error{NoB
     // A driver sets it to zero (virtio 5.1.6.2.1).
     header.num_buffers = 0;
     @memcpy(bytes[0..front_bytes], std.mem.asBytes(&header)[0..front_bytes]);
-    burst_file.copyFrame(bytes + front_bytes, frame.segments);
+    frame_file.copySegments(bytes + front_bytes, frame.segments);
     queue.add(token, front_bytes + frame.len);
     return null;
 }

@@ -47,7 +47,11 @@ pub const Split = struct {
     /// What we have in hand of it is written there, too.
     region: ?*Region,
     shadow_count: u32,
-    shadow: [shadow_max]spec.UsedElement,
+    shadow: [shadow_max]spec.UsedElement align(8),
+
+    comptime {
+        std.debug.assert(shadow_max >= vring_entry.heads_max);
+    }
 
     pub const Region = inflight_split.SplitRegion;
 
@@ -159,6 +163,61 @@ pub const Split = struct {
         ring.next_avail +%= 1;
     }
 
+    /// Buffers of one descriptor each, one after the other. All that this takes is kept at hand; the ring stays where
+    /// it was until `endRun`.
+    pub const Run = struct {
+        desc: [*]align(16) const spec.Desc,
+        slots: [*]const u16,
+        mask: u32,
+        at: u32,
+        left: u32,
+        shadow: [*]spec.UsedElement,
+        done: u32,
+
+        /// The next buffer, if there is one in sight and its flags are these. Else `next` knows more.
+        pub inline fn peek(run: *const Run, comptime flags: u16) ?Entry {
+            @setRuntimeSafety(false);
+            if (run.left == 0) return null;
+            const head = @atomicLoad(u16, &run.slots[run.at & run.mask], .unordered);
+            if (head > run.mask) return null;
+            const entry = entryOf(fetchDesc(&run.desc[head]), head);
+            return if (entry.flags & vring_entry.shape_flags == flags) entry else null;
+        }
+
+        pub inline fn take(run: *Run) void {
+            @setRuntimeSafety(false);
+            run.at += 1;
+            run.left -= 1;
+        }
+
+        /// As `Split.complete`, of one that was taken in this run.
+        pub inline fn complete(run: *Run, id: u16, len: u32) void {
+            @setRuntimeSafety(false);
+            run.shadow[run.done] = .{ .id = id, .len = len };
+            run.done += 1;
+        }
+    };
+
+    pub inline fn beginRun(ring: *Split) Run {
+        @setRuntimeSafety(false);
+        // What is wrong with an index `next` finds out.
+        if (ring.next_avail == ring.avail_idx) _ = ring.next() catch {};
+        return .{
+            .desc = ring.desc,
+            .slots = ring.avail + 2,
+            .mask = ring.size - 1,
+            .at = ring.next_avail,
+            .left = @min(ring.avail_idx -% ring.next_avail, shadow_max - ring.shadow_count),
+            .shadow = &ring.shadow,
+            .done = ring.shadow_count,
+        };
+    }
+
+    pub inline fn endRun(ring: *Split, run: Run) void {
+        ring.next_avail = @truncate(run.at);
+        ring.shadow_count = run.done;
+    }
+
     pub inline fn position(ring: *const Split) u16 {
         return ring.next_avail;
     }
@@ -193,6 +252,17 @@ pub const Split = struct {
         if (ring.shadow_count == shadow_max) ring.spill();
         ring.shadow[ring.shadow_count] = .{ .id = id, .len = len };
         ring.shadow_count += 1;
+    }
+
+    /// Gives back what came from the guest, as it came. Nothing else was completed since the last flush.
+    pub inline fn completeAll(ring: *Split, heads: *const [vring_entry.heads_max]vring_entry.Head, count: u32) void {
+        @setRuntimeSafety(false);
+        var at: u32 = 0;
+        while (at < count) : (at += vring_entry.Heads.wide) {
+            const ids = vring_entry.Heads.load(heads, at) & @as(vring_entry.Heads.Words, @splat(0xffff));
+            @as(*align(8) vring_entry.Heads.Words, @ptrCast(&ring.shadow[at])).* = ids;
+        }
+        ring.shadow_count = count;
     }
 
     /// Writes collected elements behind the used index, where the driver does not look yet.
@@ -285,12 +355,16 @@ pub const Split = struct {
         return @atomicLoad(u16, &ring.avail[1], .acquire) != ring.next_avail;
     }
 
-    /// One 16-byte load: no field can be read twice.
     inline fn fetch(ring: *const Split, index: u16) @Vector(2, u64) {
         @setRuntimeSafety(false);
-        return @as(*const volatile @Vector(2, u64), @ptrCast(&ring.desc[index])).*;
+        return fetchDesc(&ring.desc[index]);
     }
 };
+
+/// One 16-byte load: no field can be read twice.
+inline fn fetchDesc(desc: *align(16) const spec.Desc) @Vector(2, u64) {
+    return @as(*const volatile @Vector(2, u64), @ptrCast(desc)).*;
+}
 
 /// An index that the driver has passed before `next`, and will not pass again before it has offered far more than a
 /// ring can hold; not 0, as in memory that nobody has written to.

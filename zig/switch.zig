@@ -99,6 +99,7 @@ pub const Switch = struct {
     /// Delivers a burst. Frames of one source to one destination keep their order; each frame that
     /// goes nowhere is counted by reason in the sender's ring.
     pub fn forward(self: *Switch, input: *Input, burst: *Burst, now_ms: u32, notices: *Notices) void {
+        if (burst.alike and burst.count > 0) return self.forwardAlike(input, burst, now_ms, notices);
         var targets: [burst_file.frames_max]u32 = undefined;
         var left: Mask = 0;
         var flooded: Mask = 0;
@@ -109,7 +110,8 @@ pub const Switch = struct {
                 flooded |= bit;
                 continue;
             };
-            targets[i] = self.target(input, frame, number) orelse continue;
+            const port = self.target(input, number, 1) orelse continue;
+            targets[i] = @as(u32, number) << 8 | queueOf(port, frame);
             left |= bit;
         }
         // First: another worker may learn the destination of a flow in the middle of a burst.
@@ -124,44 +126,38 @@ pub const Switch = struct {
         }
     }
 
-    /// The receiver's ring as a number, or null with the drop counted.
-    fn target(self: *Switch, input: *Input, frame: *const Frame, number: u16) ?u32 {
+    /// From one address to one: all go where the first one goes.
+    fn forwardAlike(self: *Switch, input: *Input, burst: *Burst, now_ms: u32, notices: *Notices) void {
+        const first = &burst.frames[0];
+        const all = burst_file.firstFrames(burst.count);
+        self.learn(input, first, now_ms);
+        const number = self.find(input, first, now_ms) orelse return self.flood(input, burst, all, notices);
+        const port = self.target(input, number, burst.count) orelse return;
+        var hashes: ?Hashes = null;
+        deliverTo(port, burst, all, &hashes, notices);
+    }
+
+    /// Who receives; null, with so many frames counted as dropped, if nobody does.
+    fn target(self: *Switch, input: *Input, number: u16, frames: u32) ?*Port {
         const stats = &input.vring.stats;
         if (number == input.port.number) {
-            stats.drop_same_port += 1;
+            stats.drop_same_port += frames;
             return null;
         }
-        const port = self.ports[number] orelse {
-            stats.drop_link_down += 1;
-            return null;
-        };
-        if (port.receiver_count == 0) {
-            stats.drop_link_down += 1;
-            return null;
-        }
-        return @as(u32, number) << 8 | queueOf(port, frame);
+        const port = self.ports[number];
+        if (port != null and port.?.receiver_count > 0) return port;
+        stats.drop_link_down += frames;
+        return null;
     }
 
     /// To every port but the sender's.
     fn flood(self: *Switch, input: *Input, burst: *Burst, mask: Mask, notices: *Notices) void {
         var reached = false;
-        var hashes: ?[burst_file.frames_max]u32 = null;
+        var hashes: ?Hashes = null;
         for (self.up[0..self.up_count]) |port| {
             if (port == input.port) continue;
             reached = true;
-            var queues: [burst_file.frames_max]u32 = @splat(0);
-            if (port.receiver_count > 1) {
-                // Once: the guest may change a frame between two looks.
-                if (hashes == null) hashes = hashesOf(burst, mask);
-                for (&queues, hashes.?) |*queue, hash| queue.* = hash % port.receiver_count;
-            }
-            var left = mask;
-            while (left != 0) {
-                const vring = port.receivers[queues[@ctz(left)]];
-                const same = sameAsFirst(&queues, left);
-                notices.add(vring, queue_burst.deliver(burst, vring, same, port.mtu));
-                left &= ~same;
-            }
+            deliverTo(port, burst, mask, &hashes, notices);
         }
         if (!reached) input.vring.stats.drop_no_port += @popCount(mask);
         input.vring.stats.announcements += announcements(burst, mask);
@@ -194,6 +190,27 @@ pub const Switch = struct {
     }
 };
 
+/// Of each frame, by its flow.
+const Hashes = [burst_file.frames_max]u32;
+
+/// To the queues of a port. Where there are several `hashes` says which, and is found once: the guest may change a
+/// frame between two looks.
+fn deliverTo(port: *Port, burst: *Burst, mask: Mask, hashes: *?Hashes, notices: *Notices) void {
+    if (port.receiver_count == 1) {
+        return notices.add(port.receivers[0], queue_burst.deliver(burst, port.receivers[0], mask, port.mtu));
+    }
+    if (hashes.* == null) hashes.* = hashesOf(burst, mask);
+    var queues: Hashes = undefined;
+    for (&queues, hashes.*.?) |*queue, hash| queue.* = hash % port.receiver_count;
+    var left = mask;
+    while (left != 0) {
+        const vring = port.receivers[queues[@ctz(left)]];
+        const same = sameAsFirst(&queues, left);
+        notices.add(vring, queue_burst.deliver(burst, vring, same, port.mtu));
+        left &= ~same;
+    }
+}
+
 /// Those of `mask` whose number is that of the first of them.
 fn sameAsFirst(numbers: *const [burst_file.frames_max]u32, mask: Mask) Mask {
     const all: @Vector(burst_file.frames_max, u32) = numbers.*;
@@ -208,8 +225,8 @@ fn announcements(burst: *const Burst, mask: Mask) u32 {
     return count;
 }
 
-fn hashesOf(burst: *const Burst, mask: Mask) [burst_file.frames_max]u32 {
-    var hashes: [burst_file.frames_max]u32 = @splat(0);
+fn hashesOf(burst: *const Burst, mask: Mask) Hashes {
+    var hashes: Hashes = @splat(0);
     var left = mask;
     while (left != 0) : (left &= left - 1) {
         const i = @ctz(left);

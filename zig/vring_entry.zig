@@ -1,9 +1,15 @@
 //! What both ring formats have in common, as they show it to a burst.
 
+const builtin = @import("builtin");
 const std = @import("std");
+const abi = @import("abi.zig");
+const spec = @import("spec.zig");
 
 /// The driver wrote what no correct driver can: the ring is not to be trusted any more.
 pub const Broken = error{ BadAvailIndex, BadHead, BadPackedId };
+
+/// What tells a buffer of one descriptor from others, and for which side it is.
+pub const shape_flags = spec.desc_next | spec.desc_indirect | spec.desc_write;
 
 /// The first descriptor of an offered buffer, fetched once.
 pub const Entry = struct {
@@ -26,7 +32,26 @@ pub const Chain = struct {
 };
 
 /// A chain that was taken and is to go back.
-pub const Head = struct { id: u16, count: u16 };
+pub const Head = extern struct { id: u16, count: u16 };
+
+/// As many as one burst takes.
+pub const heads_max = abi.packets_max;
+
+/// Several at once.
+pub const Heads = struct {
+    pub const wide = 8;
+    pub const Words = @Vector(wide, u64);
+
+    /// Id and count of each, from the lowest bits on.
+    pub inline fn load(heads: *const [heads_max]Head, at: u32) Words {
+        @setRuntimeSafety(false);
+        return @as(*align(2) const @Vector(wide, u32), @ptrCast(&heads[at])).*;
+    }
+
+    comptime {
+        std.debug.assert(heads_max % wide == 0 and builtin.cpu.arch.endian() == .little);
+    }
+};
 
 /// What one flush showed the driver: used positions `from` up to `to`.
 pub const Used = struct {
