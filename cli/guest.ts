@@ -3,9 +3,10 @@
  *
  * Takes a line of JSON at a time on stdin and answers each with one on stdout, in order:
  * `{"start":{"guest":0,"to":"52:54:00:00:00:02","size_bytes":64,"check_every":1024}}`, also `"send":false` to receive
- * alone, `"size_min_bytes":60` for frames of any size from there, `"gso_bytes":1448` for frames that are to be cut;
+ * alone, `"echo":true` to send back what comes, `"window":1` for so many on their way, `"size_min_bytes":60` for frames
+ * of any size from there, `"gso_bytes":1448` for frames that are to be cut;
  * `{"stop":{"guest":0}}`: it goes on receiving;
- * `{"stats":{"guest":0}}`; `{"rest":true}`: all stand still until the next start. A failure is answered by
+ * `{"stats":{"guest":0}}`; `{"latency":{"guest":0}}`: how many packets were how long on their way; `{"rest":true}`: all stand still until the next start. A failure is answered by
  * `{"error":".."}`. Ends when stdin is closed, or when a back end is gone.
  *
  * @module
@@ -66,6 +67,8 @@ interface Start {
   readonly check_every: number;
   readonly gso_bytes?: number;
   readonly send?: boolean;
+  readonly echo?: boolean;
+  readonly window?: number;
 }
 
 /** Over the rings that send: 2i + 1. */
@@ -119,11 +122,12 @@ class Crew {
     return guest;
   }
 
-  async start({ guest, to, size_bytes, size_min_bytes, check_every, gso_bytes, send = true }: Start): Promise<void> {
+  async start(start: Start): Promise<void> {
+    const { guest, to, size_bytes, size_min_bytes, check_every, gso_bytes, echo = false, send = !echo, window } = start;
     this.#guest(guest);
     this.#traffics[guest] = {
       ...this.#place,
-      ...{ sourceMac: this.#macs[guest]!, destinationMac: macNumber(to), send },
+      ...{ sourceMac: this.#macs[guest]!, destinationMac: macNumber(to), send, echo, window },
       ...{ frameBytes: size_bytes, frameBytesMin: size_min_bytes, checkEvery: check_every, gsoSize: gso_bytes },
     };
     await this.#restart();
@@ -148,6 +152,11 @@ class Crew {
     return countersOf(this.#guest(guest));
   }
 
+  /** As `GuestStats.latency`. */
+  latency(guest: number): number[] {
+    return this.#guest(guest).stats().latency.map(Number);
+  }
+
   async #restart(): Promise<void> {
     await this.rest();
     const active = this.#guests.flatMap((guest, number) => {
@@ -162,15 +171,17 @@ interface Question {
   readonly start?: Start;
   readonly stop?: { readonly guest: number };
   readonly stats?: { readonly guest: number };
+  readonly latency?: { readonly guest: number };
   readonly rest?: boolean;
 }
 
 async function answer(crew: Crew, line: string): Promise<object> {
   try {
-    const { start, stop, stats, rest } = JSON.parse(line) as Question;
+    const { start, stop, stats, latency, rest } = JSON.parse(line) as Question;
     if (start !== undefined) await crew.start(start);
     else if (stop !== undefined) await crew.stop(stop.guest);
     else if (stats !== undefined) return crew.counters(stats.guest);
+    else if (latency !== undefined) return { latency: crew.latency(latency.guest) };
     else if (rest) await crew.rest();
     else throw new TypeError(`unknown question: ${line}`);
     return { ok: true };

@@ -36,6 +36,8 @@ export interface Traffic {
   readonly check_every: number;
   /** Frames are to be cut into datagrams of so much payload; as they are, if undefined. */
   readonly gso_bytes?: number | undefined;
+  /** So many frames may be on their way. */
+  readonly window?: number | undefined;
 }
 
 /** What one guest has counted since it was started. */
@@ -104,6 +106,11 @@ export class GuestProcess implements AsyncDisposable {
     await this.process.ask({ start: { guest, ...traffic, send: false } });
   }
 
+  /** Makes a guest send back what it receives. */
+  async echo(guest: number, traffic: Traffic): Promise<void> {
+    await this.process.ask({ start: { guest, ...traffic, window: undefined, echo: true } });
+  }
+
   async start(guest: number, traffic: Traffic): Promise<void> {
     await this.process.ask({ start: { guest, ...traffic } });
   }
@@ -120,6 +127,11 @@ export class GuestProcess implements AsyncDisposable {
 
   async counters(guest: number): Promise<GuestCounters> {
     return await this.process.ask({ stats: { guest } }) as unknown as GuestCounters;
+  }
+
+  /** How many packets came after how long; see `latencyQuantile`. */
+  async latency(guest: number): Promise<bigint[]> {
+    return ((await this.process.ask({ latency: { guest } }))["latency"] as number[]).map(BigInt);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -76,7 +76,8 @@ export interface GuestTraffic {
   gsoSize?: number | undefined;
   /**
    * So many frames may be on their way to the other guest of two that are started together, and are sent to by nobody
-   * else: with no more than that has buffers, none is dropped for want of one. No limit, if undefined.
+   * else, or there and back, if that one echoes: with no more than it has buffers, none is dropped for want of one. No
+   * limit, if undefined.
    */
   window?: number | undefined;
 }
@@ -277,7 +278,7 @@ export class GuestCrew {
 }
 
 /**
- * The latency that `fraction` (0 to 1) of all timed frames did not exceed, in nanoseconds, to a quarter of itself;
+ * The latency that `fraction` (0 to 1) of all timed frames did not exceed, in nanoseconds, to a sixteenth of itself;
  * undefined without any. From the difference of two snapshots it is that of the time between them.
  */
 export function latencyQuantile(latency: readonly bigint[], fraction: number): number | undefined {
@@ -285,6 +286,6 @@ export function latencyQuantile(latency: readonly bigint[], fraction: number): n
   if (total === 0n) return undefined;
   let left = Math.max(1, Math.ceil(Number(total) * fraction));
   const bucket = latency.findIndex((count) => (left -= Number(count)) <= 0);
-  // Bucket 4 * e + m holds times from (4 + m) / 4 * 2^e on; its middle stands for it.
-  return (4.5 + bucket % 4) / 4 * 2 ** Math.floor(bucket / 4);
+  // Bucket 16 * e + m holds times from (16 + m) / 16 * 2^e on; its middle stands for it.
+  return (16.5 + bucket % 16) / 16 * 2 ** Math.floor(bucket / 16);
 }

@@ -176,11 +176,11 @@ Deno.test("a guest that cannot be, or that was closed, says so", async () => {
 });
 
 Deno.test("a quantile is that of its bucket's middle", () => {
-  const latency = new Array<bigint>(160).fill(0n);
+  const latency = new Array<bigint>(640).fill(0n);
   assert.equal(latencyQuantile(latency, 0.5), undefined);
-  latency[40] = 99n;
-  latency[48] = 1n;
-  assert.equal(latencyQuantile(latency, 0.5), 1152);
-  assert.equal(latencyQuantile(latency, 0.99), 1152);
-  assert.equal(latencyQuantile(latency, 1), 4608);
+  latency[160] = 99n;
+  latency[192] = 1n;
+  assert.equal(latencyQuantile(latency, 0.5), 1056);
+  assert.equal(latencyQuantile(latency, 0.99), 1056);
+  assert.equal(latencyQuantile(latency, 1), 4224);
 });

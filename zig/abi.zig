@@ -562,13 +562,13 @@ pub const GuestStats = extern struct {
     /// 1 while the guest's thread runs, and while it has frames to send.
     running: u64,
     sending: u64,
-    /// One-way times of frames that carried their time of departure.
+    /// Times on the way of frames that carried their time of departure; there and back, where the other guest echoes.
     latency_count: u64,
     latency_sum_ns: u64,
     latency_last_ns: u64,
     latency_min_ns: u64,
     latency_max_ns: u64,
-    /// Four a doubling: bucket 4 * e + m holds times from (4 + m) / 4 * 2^e nanoseconds on.
+    /// Sixteen a doubling: bucket 16 * e + m holds times from (16 + m) / 16 * 2^e nanoseconds on.
     latency: [latency_buckets_max]u64,
 
     comptime {
@@ -576,7 +576,7 @@ pub const GuestStats = extern struct {
     }
 };
 
-pub const latency_buckets_max = 160;
+pub const latency_buckets_max = 640;
 
 /// Counters of one ring of a simulated guest.
 pub const GuestVringStats = extern struct {

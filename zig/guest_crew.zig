@@ -36,7 +36,11 @@ pub const Crew = struct {
         crew.quit = .init(false);
         for (guests, traffics, 0..) |guest, traffic, i| {
             try guest.prepare(traffic);
-            if (traffic.window != 0) guest.window = .open(&guests[1 - i].stats, traffic);
+            // What is echoed is back when the sender sees it again.
+            if (traffic.window != 0) {
+                const seer = if (traffics[1 - i].echo != 0) guest else guests[1 - i];
+                guest.window = .open(&seer.stats, traffic);
+            }
         }
         crew.thread = std.Thread.spawn(.{ .stack_size = sys.thread_stack_bytes }, run, .{crew}) catch
             return error.OutOfMemory;

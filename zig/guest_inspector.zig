@@ -287,13 +287,13 @@ pub const Inspector = struct {
 fn bucketOf(age_ns: u64) usize {
     const age = @max(age_ns, 1);
     const doubling: u6 = @intCast(63 - @clz(age));
-    const quarter = if (doubling >= 2) age >> (doubling - 2) & 3 else age << (2 - doubling) & 3;
-    return @intCast(@min(@as(u64, doubling) * 4 + quarter, abi.latency_buckets_max - 1));
+    const sixteenth = if (doubling >= 4) age >> (doubling - 4) & 15 else age << (4 - doubling) & 15;
+    return @intCast(@min(@as(u64, doubling) * 16 + sixteenth, abi.latency_buckets_max - 1));
 }
 
 test bucketOf {
     const ages = [_]u64{ 0, 1, 2, 3, 4, 5, 7, 8, 1000, 1024, 1280 };
-    for (ages, [_]usize{ 0, 0, 4, 6, 8, 9, 11, 12, 39, 40, 41 }) |age, bucket| {
+    for (ages, [_]usize{ 0, 0, 16, 24, 32, 36, 44, 48, 159, 160, 164 }) |age, bucket| {
         try std.testing.expectEqual(bucket, bucketOf(age));
     }
     try std.testing.expectEqual(abi.latency_buckets_max - 1, bucketOf(std.math.maxInt(u64)));

@@ -10,7 +10,7 @@ const abi = @import("abi.zig");
 const patience = 64;
 
 pub const Window = struct {
-    /// Who receives what the guest sends, and from nobody else.
+    /// Who receives what the guest sends, at its end, and nothing else.
     peer: *const abi.GuestStats,
     /// Frames that may be on their way.
     frames: u32,
