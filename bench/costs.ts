@@ -4,7 +4,7 @@
  *
  *   ./scripts/deno run --allow-all bench/costs.ts [--rounds 10] [--idle SECONDS, 2]
  *
- * Prints medians. $VHOSTCTL names the program; by default the source tree's, which starts more slowly than the one file.
+ * Prints medians. $VHOSTCTL names the program; by default the source tree's, which starts later than the one file.
  */
 
 import { parseArgs } from "node:util";
