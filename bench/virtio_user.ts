@@ -3,9 +3,10 @@
  * itself what limits. Its packets circulate: from its one port back to it (`loop`: pmd-forward), or between its two
  * ports (`vm2vm`: serve); ours and net_vhost live at once, and take turns on the same CPUs.
  *
- *   ./scripts/deno run --allow-all bench/virtio_user.ts [--way loop,vm2vm] [--size 64,1518] [--path NAME] [--seconds 10]
+ *   ./scripts/deno run --allow-all bench/virtio_user.ts \\
+ *     [--way loop,vm2vm] [--size 64,1518] [--path NAME] [--seconds 10]
  *
- * --path: only ring paths whose name contains this, such as `packed, in order`. Prints for each case the medians of both
+ * --path: only ring paths with this in their name, such as `packed, in order`. Prints for each case the medians of both
  * rates, and of their ratio, near and far apart. Wants the machine for itself.
  */
 

@@ -6,7 +6,8 @@
  * alone, `"echo":true` to send back what comes, `"window":1` for so many on their way, `"size_min_bytes":60` for frames
  * of any size from there, `"gso_bytes":1448` for frames that are to be cut;
  * `{"stop":{"guest":0}}`: it goes on receiving;
- * `{"stats":{"guest":0}}`; `{"latency":{"guest":0}}`: how many packets were how long on their way; `{"rest":true}`: all stand still until the next start. A failure is answered by
+ * `{"stats":{"guest":0}}`; `{"latency":{"guest":0}}`: how many packets were how long on their way; `{"rest":true}`: all
+ * stand still until the next start. A failure is answered by
  * `{"error":".."}`. Ends when stdin is closed, or when a back end is gone.
  *
  * @module
