@@ -93,6 +93,8 @@ pub const Packed = struct {
     /// The next buffer that the driver offers, not yet taken.
     pub inline fn next(ring: *Packed) Broken!?Entry {
         @setRuntimeSafety(false);
+        // Whatever a driver writes into descriptors that it has given away: there are no more than so many.
+        if (ring.shadow_count >= ring.size) return null;
         const word = ring.fetch(ring.avail.index);
         if (!isAvailable(@truncate(word >> 48), ring.avail.wrap)) return null;
         const entry = ring.entryOf(ring.avail.index, word);
@@ -119,6 +121,7 @@ pub const Packed = struct {
         /// The next buffer, if it is there and its flags are these. Else `next` knows more.
         pub inline fn peek(run: *const Run, comptime flags: u16) ?Entry {
             @setRuntimeSafety(false);
+            if (run.done >= run.size) return null;
             const desc = &run.desc[run.index];
             const word = @atomicLoad(u64, wordOf(desc), .acquire);
             const found: u16 = @truncate(word >> 48);
@@ -492,6 +495,26 @@ test "an id beyond the ring breaks it, and so does a chain without end" {
     try std.testing.expectError(error.BadPackedId, bench.ring.next());
     for (&bench.desc) |*desc| desc.* = .{ .addr = 0, .len = 0, .id = 0, .flags = spec.desc_avail | spec.desc_next };
     try std.testing.expectError(error.BadPackedId, bench.read());
+}
+
+test "no more is taken to be written to than the ring holds, until that is shown" {
+    var bench: Bench = .{};
+    bench.start(0x8000);
+    for (0..3) |id| {
+        bench.desc[id] = .{ .addr = 0, .len = 8, .id = @intCast(id), .flags = spec.desc_avail | spec.desc_write };
+        const entry = (try bench.ring.next()).?;
+        bench.ring.take(1);
+        bench.ring.complete(entry.id, 8, 1);
+        // As if it were the next lap already.
+        bench.desc[id].flags = spec.desc_used | spec.desc_write;
+    }
+    try std.testing.expectEqual(null, try bench.ring.next());
+    try std.testing.expectEqual(null, bench.ring.beginRun().peek(spec.desc_write));
+    _ = bench.ring.flush();
+    try std.testing.expectEqual(null, try bench.ring.next());
+    bench.desc[0].flags = spec.desc_used | spec.desc_write;
+    try std.testing.expectEqual(@as(u16, 0), (try bench.ring.next()).?.id);
+    try std.testing.expectEqual(@as(u16, 0), bench.ring.beginRun().peek(spec.desc_write).?.id);
 }
 
 test "a base with one half only means both" {
