@@ -6,11 +6,11 @@
  *
  * @module
  */
-import { Tracer } from "../mod.ts";
+import { Tracer, VringError } from "../mod.ts";
 import { type Measurement, pairOptions, sleep, socketFolder, warmUp_ms } from "./bench_measure.ts";
-import { type Case, type CaseResult } from "./bench_result.ts";
+import type { Case, CaseResult } from "./bench_result.ts";
 import { packetThreads } from "./contention.ts";
-import { CommandError } from "./error.ts";
+import { CommandError, HostError } from "./error.ts";
 import { GuestPair } from "./guest_pair.ts";
 import type { JsonProcess } from "./json_process.ts";
 import { pause } from "./pause.ts";
@@ -76,9 +76,21 @@ async function countUnderTraffic(
   return await countThread(thread, pair, stop);
 }
 
+function hold(thread: number): Tracer {
+  try {
+    return Tracer.hold(thread);
+  } catch (reason) {
+    if (!(reason instanceof VringError)) throw reason;
+    throw new HostError(
+      `cannot count instructions: ${reason.reason}: it takes ptrace of our own children: in a container ` +
+        "--cap-add SYS_PTRACE, or leave out --instructions",
+    );
+  }
+}
+
 async function countThread(thread: number, pair: GuestPair, stop: AbortSignal): Promise<number | undefined> {
   let instructions = 0;
-  using tracer = Tracer.hold(thread);
+  using tracer = hold(thread);
   await pause(settle_ms);
   const before = await pair.received();
   for (let done = 0; done < steps && !stop.aborted; done += stepsAtOnce) {
