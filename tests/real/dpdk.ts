@@ -234,6 +234,8 @@ function testpmdArguments(options: TestpmdOptions): string[] {
   if (options.capture) {
     devices.push("--vdev", `net_pcap0,rx_pcap=${options.capture.read},tx_pcap=${options.capture.write}`);
   }
+  // What a file holds must all come back: with fewer on their way than it has buffers, however late it takes them.
+  const sendSize = options.capture ? queue_size / 2 : queue_size;
   // Each frame's destination is the port that it will arrive at, so that a learning switch need not flood.
   const destinations = sockets.length < 2 ? [] : sockets.map((_, port) => `--eth-peer=${port},${portMac(port ^ 1)}`);
   return [
@@ -242,7 +244,7 @@ function testpmdArguments(options: TestpmdOptions): string[] {
     ...(!options.vhost && path.packed && path.vectorized ? ["--force-max-simd-bitwidth=512"] : []),
     ...devices,
     ...["--", "-i", "--nb-cores=1", "--total-num-mbufs=8192", `--rxq=${queues}`, `--txq=${queues}`],
-    ...[`--txd=${queue_size}`, `--rxd=${queue_size}`, "--no-flush-rx", ...destinations],
+    ...[`--txd=${sendSize}`, `--rxd=${queue_size}`, "--no-flush-rx", ...destinations],
     ...(options.many_flows ? ["--txonly-multi-flow"] : []),
   ];
 }

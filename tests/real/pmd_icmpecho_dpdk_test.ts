@@ -54,7 +54,7 @@ async function answers(path: RingPath): Promise<void> {
     await using forward = await Serve.forward("--forward-mode", "icmpecho", "--vdev", vdev);
     await using testpmd = await Testpmd.start({ sockets: [`${folder}/s0`], path, capture });
     await forward.up(1);
-    await testpmd.command("set burst tx delay 10 retry 1000");
+    await testpmd.command("set burst tx delay 10 retry 100000");
     await testpmd.command("set fwd io retry");
     await testpmd.command("start");
     const expected = numbers.filter((number) => number % stray_period !== 0);
