@@ -53,6 +53,7 @@ const destinationEnd_ms = 2000;
 const sourceResume_ms = 5000;
 /** QEMU has guests announce themselves for about so long. */
 const announcement_ms = 1000;
+const announcement_max_ms = 5000;
 const running = ["setup", "active", "device", "pre-switchover", "cancelling", "wait-unplug", "postcopy-active"];
 
 /** From open connections to the result. */
@@ -289,8 +290,7 @@ export class Migration implements AsyncDisposable {
       source: dropsOf(tallySince(end.source, this.#gap.source)),
       destination: dropsOf(tallySince(end.destination, this.#gap.destination)),
     };
-    if (isDone && this.#ports.destination.absent === undefined) await pause(announcement_ms);
-    const { log_pages, announcements } = await this.#totals();
+    const { log_pages, announcements } = isDone ? await this.#announced() : await this.#totals();
     const source = await this.#sourceState(isDone, destination);
     if (!isDone) await changed.restore().catch(() => {});
     const event = isDone ? "migrated" : info.status === "cancelled" ? "cancelled" : "failed";
@@ -310,6 +310,17 @@ export class Migration implements AsyncDisposable {
       dropped: dropped ?? null,
       not_known: { source: this.#ports.source.absent, destination: this.#ports.destination.absent },
     };
+  }
+
+  /** The totals when the guest has had time to say where it is: one that is busy may take longer for it. */
+  async #announced(): Promise<PortTally> {
+    if (this.#ports.destination.absent !== undefined) return await this.#totals();
+    const deadline = performance.now() + announcement_max_ms;
+    for (;;) {
+      await pause(announcement_ms);
+      const totals = await this.#totals();
+      if (totals.announcements !== 0 || performance.now() > deadline) return totals;
+    }
   }
 
   /** Pages that the source marked, and announcements that came out of the destination. */
