@@ -65,9 +65,10 @@ pub const Ring = struct {
             ring.avail = .{ .index = config.base & 0x7fff, .wrap = config.base >> 15 & 1 != 0 };
             ring.used = ring.avail;
         } else {
-            ring.avail = .{ .index = config.base };
             ring.used = .{ .index = guest.number(u16, config.used_gpa + 2) };
-            ring.avail_seen = @truncate(config.base);
+            // 0 is also what a front end says that keeps no positions.
+            ring.avail = if (config.base == 0) ring.used else .{ .index = config.base };
+            ring.avail_seen = @intCast(ring.avail.index);
             ring.released = ring.avail_seen;
         }
         ring.foreseeDisarm();

@@ -23,7 +23,7 @@ interface Fault extends Change {
 const faults: readonly Fault[] = [
   {
     forgets: "buffers in one piece",
-    file: "burst.zig",
+    file: "targets.zig",
     text: "if (vring.buffer_log) |log| targets.mark(vring, log);",
     ...{ by: "_ = vring;", ring: "both", areas: ["buffer"] },
   },

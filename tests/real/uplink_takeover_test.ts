@@ -9,16 +9,19 @@ import { UplinkPlace } from "./uplink_place.ts";
 const takeovers = 5;
 const ping_timeout_ms = 20_000;
 
-/** Between the interfaces, through `serve`; how many were sent, and how many of them were not answered. */
+/**
+ * Between the interfaces, through `serve`; how many were sent, and how many of them were not answered. Up to the last
+ * answer: one may be on its way when it ends.
+ */
 async function pings(network: NetworkNamespace, address: string) {
   const [program, ...args] = [...network.prefix, "busybox", "ping", "-i", "0.005", address];
   const ping = new Program(program!, args);
   await ping.until(/bytes from/, ping_timeout_ms);
   return async () => {
     await ping.stop("SIGINT");
-    const match = /(\d+) packets transmitted, (\d+) packets received/.exec(ping.since());
-    if (!match) throw new Error(`ping has no figures: ${ping.since().slice(-500)}`);
-    return { sent: Number(match[1]), lost: Number(match[1]) - Number(match[2]) };
+    const answered = [...ping.since().matchAll(/ seq=(\d+) /g)].map((match) => Number(match[1]));
+    const sent = answered.at(-1)! + 1;
+    return { sent, lost: sent - answered.length };
   };
 }
 
