@@ -23,6 +23,8 @@ export interface SelfTestOptions {
   /** 0 to 2^32 - 1. */
   readonly seed: number;
   readonly maxOutage_ms: number | undefined;
+  /** Whether another back end stands by. */
+  readonly standby: boolean;
   readonly json: boolean;
 }
 
@@ -56,12 +58,12 @@ async function live(rig: ReconnectRig, life: LifePlan, tally: Tally, stop: Abort
 
 async function testRing(
   ring: Ring,
-  { seed, rounds, maxOutage_ms }: SelfTestOptions,
+  { seed, rounds, maxOutage_ms, standby }: SelfTestOptions,
   stop: AbortSignal,
   progress: Progress,
 ): Promise<RingResult> {
   const tally = new Tally(ring, maxOutage_ms);
-  await using rig = await ReconnectRig.open();
+  await using rig = await ReconnectRig.open(standby);
   for (const life of planLives(seed, ring, rounds)) {
     if (stop.aborted || tally.failed) break;
     try {
@@ -113,7 +115,8 @@ export async function selfTest(options: SelfTestOptions): Promise<void> {
   else print(output, result);
   await output.close();
   const failed = result.rings.find(({ failure }) => failure !== undefined);
-  const again = `vhostctl reconnect-watch --self-test --seed ${options.seed} --ring ${failed?.ring}`;
+  const words = `--seed ${options.seed} --ring ${failed?.ring}${options.standby ? " --standby" : ""}`;
+  const again = `vhostctl reconnect-watch --self-test ${words}`;
   if (failed?.failure !== undefined) {
     const { round, reason } = failed.failure;
     throw new CommandError(`self-test failed: ${failed.ring}, round ${round}: ${reason}: repeat it with ${again}`);

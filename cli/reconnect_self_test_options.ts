@@ -26,8 +26,12 @@ In step, a guest sends no more than the other has buffers for: then nothing can 
 in hand, 64 frames a ring at most, and that bound is checked. At full speed frames are dropped where there is no buffer
 or nobody there, and a process that is killed takes its counters along: there losses are counted, and not explained.
 
+With --standby the next back end waits beside the one that is killed (vhostctl serve --standby): an outage is then that
+without a start.
+
 Examples:
   vhostctl reconnect-watch --self-test
+  vhostctl reconnect-watch --self-test --standby
   vhostctl reconnect-watch --self-test --rounds 500 --ring packed --max-outage 2000
   vhostctl reconnect-watch --self-test --seed 7 --json | jq '.rings[] | {ring, kills, stuck, duplicated, outage}'`;
 
@@ -37,6 +41,7 @@ export interface SelfTestFlags {
   readonly rounds?: number | undefined;
   readonly ring?: "split" | "packed" | "both" | undefined;
   readonly seed?: number | undefined;
+  readonly standby?: true | undefined;
   readonly maxOutage?: number | undefined;
   readonly json?: true | undefined;
 }
@@ -56,6 +61,7 @@ export function addSelfTestOptions(command: Command) {
       new Option("--ring <layout>", "of --self-test: split, packed or both (default: both)")
         .argParser(choice("--ring", ["split", "packed", "both"])),
     )
+    .option("--standby", "of --self-test: another back end stands by, and takes the place of the one that is killed")
     .addOption(
       new Option("--seed <n>", "of --self-test: repeat what was chosen at random (default: another every time)")
         .argParser(wholeNumber("--seed", 0, seedMax)),
@@ -63,17 +69,19 @@ export function addSelfTestOptions(command: Command) {
 }
 
 /** What is to be tested; undefined, if nothing is. Throws a `UsageError`. */
-export function planSelfTest({ selfTest, rounds, ring, seed, maxOutage, json }: SelfTestFlags) {
+export function planSelfTest({ selfTest, rounds, ring, seed, standby, maxOutage, json }: SelfTestFlags) {
   if (selfTest === undefined) {
-    const alone = Object.entries({ rounds, ring, seed }).find(([, value]) => value !== undefined);
+    const alone = Object.entries({ rounds, ring, seed, standby }).find(([, value]) => value !== undefined);
     if (alone === undefined) return undefined;
-    throw new UsageError(`--${alone[0]} without --self-test: ${alone[1]}: give that too, or leave it out`);
+    const value = alone[1] === true ? "" : ` ${alone[1]}:`;
+    throw new UsageError(`--${alone[0]} without --self-test:${value} give that too, or leave it out`);
   }
   return {
     rounds: rounds ?? roundsDefault,
     rings: ring === undefined || ring === "both" ? ["split", "packed"] : [ring],
     seed: seed ?? crypto.getRandomValues(new Uint32Array(1))[0]!,
     maxOutage_ms: maxOutage,
+    standby: standby ?? false,
     json: json ?? false,
   } satisfies SelfTestOptions;
 }

@@ -44,22 +44,32 @@ export class ReconnectRig implements AsyncDisposable {
   readonly host: HostProcess<ReconnectHost>;
   readonly #stack: AsyncDisposableStack;
   readonly #directory: string;
+  readonly #standby: boolean;
   #serve: Serve | undefined;
+  /** Stands by, and will be the next one. */
+  #spare: Serve | undefined;
   /** Back ends so far. */
   #serves = 0;
 
-  private constructor(stack: AsyncDisposableStack, directory: string, host: HostProcess<ReconnectHost>) {
+  private constructor(
+    stack: AsyncDisposableStack,
+    directory: string,
+    host: HostProcess<ReconnectHost>,
+    standby: boolean,
+  ) {
     this.#stack = stack;
     this.#directory = directory;
     this.host = host;
+    this.#standby = standby;
   }
 
-  static async open(): Promise<ReconnectRig> {
+  /** @param standby Whether a back end that is killed has another one beside it, which stands by. */
+  static async open(standby: boolean): Promise<ReconnectRig> {
     await using stack = new AsyncDisposableStack();
     const directory = await Deno.makeTempDir({ prefix: "vhostctl-reconnect-" });
     stack.defer(() => Deno.remove(directory, { recursive: true }));
     const host = stack.use(await HostProcess.start<ReconnectHost>("reconnect-host"));
-    return new ReconnectRig(stack.move(), directory, host);
+    return new ReconnectRig(stack.move(), directory, host, standby);
   }
 
   #places({ modes }: LifePlan): Place[] {
@@ -73,13 +83,25 @@ export class ReconnectRig implements AsyncDisposable {
     await this.host.call("open", { shape: life.shape, places: this.#places(life), traffics, together });
   }
 
-  /** Starts a back end, where there is none. */
+  /** Starts a back end, where there is none, or knows the one that takes its place. */
   async start(life: LifePlan): Promise<void> {
+    const spare = this.#spare;
+    this.#spare = undefined;
+    if (spare === undefined) await this.#expect();
+    // For one that stood by, its start is when its turn has come.
+    this.#serve = spare === undefined ? this.#spawn(life) : { ...spare, started_ms: moment_ms() };
+  }
+
+  /** Whoever is connected to from now on is the next one. */
+  async #expect(): Promise<void> {
     this.#serves += 1;
-    const expected = this.host.call("expect", { life: this.#serves });
+    await this.host.call("expect", { life: this.#serves });
+  }
+
+  #spawn(life: LifePlan, ...words: readonly string[]): Serve {
     const started_ms = moment_ms();
     const process = new JsonProcess("vhostctl serve", ownProgram(), [
-      ...["serve", "--json", "--stats", "0", "--dir", this.#directory],
+      ...["serve", "--json", "--stats", "0", "--dir", this.#directory, ...words],
       // As many for every life: a back end never has fewer than the one before.
       ...["--queues", `${queuePairsMax}`, "--workers", `${life.workers}`],
       ...this.#places(life).flatMap(({ mode, socket }, number) => {
@@ -89,8 +111,15 @@ export class ReconnectRig implements AsyncDisposable {
     const ready = process.next((message) => message["event"] === "ready").then(moment_ms);
     // It may be killed before, which is nobody's fault.
     ready.catch(() => {});
-    this.#serve = { process, started_ms, ready };
-    await expected;
+    return { process, started_ms, ready };
+  }
+
+  /** With standby, has another back end wait beside the one that is about to be killed. */
+  async prepare(life: LifePlan): Promise<void> {
+    if (!this.#standby) return;
+    this.#spare = this.#spawn(life, "--standby");
+    await this.#spare.process.next((message) => message["event"] === "standby");
+    await this.#expect();
   }
 
   #there(): Serve {
@@ -120,9 +149,10 @@ export class ReconnectRig implements AsyncDisposable {
   }
 
   async #stop(): Promise<void> {
-    const serve = this.#serve;
+    const serves = [this.#serve, this.#spare];
     this.#serve = undefined;
-    await serve?.process[Symbol.asyncDispose]();
+    this.#spare = undefined;
+    for (const serve of serves) await serve?.process[Symbol.asyncDispose]();
   }
 
   /** What the back end has counted. */

@@ -38,6 +38,7 @@ async function killEarly(rig: ReconnectRig, life: LifePlan, { early }: RoundPlan
     await rig.start(life);
     if (since === "ready") await rig.ready();
     await pause(wait_ms);
+    await rig.prepare(life);
     killed_ms = await rig.kill();
   }
   return killed_ms;
@@ -60,6 +61,7 @@ export async function playRound(rig: ReconnectRig, life: LifePlan, plan: RoundPl
   for (const guest of plan.halts) await rig.host.call("halt", { guest, pause_ms: halt_ms });
   const counted = await rig.look();
   await rig.host.call("arm", { resets: plan.resets });
+  await rig.prepare(life);
   await pause(plan.after_ms);
   const killed_ms = await killEarly(rig, life, plan, await rig.kill());
   await rig.start(life);

@@ -9,6 +9,8 @@ import { Output } from "./output.ts";
 import { lifeOf } from "./port_look.ts";
 import type { ServePlan, Surroundings } from "./serve_options.ts";
 import { jsonPort, ServeReport, type Snapshot } from "./serve_report.ts";
+import { makeSocketDirectory } from "./socket_directory.ts";
+import { standBy, watchedFile } from "./standby.ts";
 import { Successor } from "./successor.ts";
 import { SwitchServer } from "./switch_server.ts";
 import { whither } from "./whither.ts";
@@ -45,14 +47,18 @@ export async function runService(service: Service): Promise<void> {
   let control: ControlServer | undefined;
   const report = new ServeReport(output, service.json ?? false, (object) => control?.tell(object));
   try {
-    await using server = await SwitchServer.open(service.plan, (event) => {
-      report.happened(event);
-      service.happened?.(report);
-    });
+    const { plan } = service;
+    const open = () =>
+      SwitchServer.open(plan, (event) => {
+        report.happened(event);
+        service.happened?.(report);
+      });
+    await using server = await (plan.standby === true ? openAfter(plan, report, stopped, open) : open());
+    if (server === undefined) return;
     const running = server.run();
     const started_ms = performance.now();
-    const successor = openSuccessor(service.plan, server, report);
-    control = await openControl(service.plan, server, report, successor);
+    const successor = openSuccessor(plan, server, report);
+    control = await openControl(plan, server, report, successor);
     tellTakeover(report, server);
     await service.announce(report);
     const timer = printRates(report, server, service.period_s);
@@ -71,6 +77,20 @@ export async function runService(service: Service): Promise<void> {
     await control?.[Symbol.asyncDispose]();
     await output.close();
   }
+}
+
+/** Opens when another process has ended that serves the same ports; undefined: it was stopped before. */
+async function openAfter(
+  plan: ServePlan,
+  report: ServeReport,
+  stopped: Promise<void>,
+  open: () => Promise<SwitchServer>,
+): Promise<SwitchServer | undefined> {
+  const path = watchedFile(plan);
+  if (plan.directory !== undefined) makeSocketDirectory(plan.directory);
+  await SwitchServer.load();
+  report.note({ event: "standby", waits_for: path }, `standing by until nobody has ${path}`);
+  return await Promise.race([stopped.then(() => undefined), standBy(path, open)]);
 }
 
 /** Only what it asks for at the control socket leads to another process; lanes are set by one that has none. */

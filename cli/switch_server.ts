@@ -137,6 +137,11 @@ export class SwitchServer implements AsyncDisposable {
     });
   }
 
+  /** Does what `open` does first, and could do for any plan. Throws a `CommandError`. */
+  static async load(): Promise<void> {
+    await openEngine(1).close();
+  }
+
   /** Opens everything, or nothing: throws a `CommandError`. */
   static async open(plan: ServePlan, happened: (event: PortEvent) => void): Promise<SwitchServer> {
     if (plan.directory !== undefined) makeSocketDirectory(plan.directory);
@@ -148,7 +153,7 @@ export class SwitchServer implements AsyncDisposable {
       const server = new SwitchServer(engine, stack.use(Pump.open()), workers);
       stack.defer(() => server.#closePorts());
       if (plan.takeover === true) await server.#takeOver(plan, happened);
-      else for (const port of plan.ports) server.#openPort(port, plan.socketMode, happened);
+      else for (const port of plan.ports) server.#openPort(port, plan, happened);
       if (plan.lanes !== undefined) server.setLanes(plan.lanes);
       stack.move();
       return server;
@@ -196,15 +201,16 @@ export class SwitchServer implements AsyncDisposable {
     await this.#engine.close();
   }
 
-  #openPort(plan: ServePlan["ports"][number], socketMode: number, happened: (event: PortEvent) => void): void {
+  #openPort(plan: PortPlan, { socketMode, standby }: ServePlan, happened: (event: PortEvent) => void): void {
     const { state, failure } = openState(plan);
+    const busy = failure?.busy !== true ? undefined : new CommandError(
+      `another program serves ${plan.name}: it has ${failure.path}: stop it, or give another folder with --state-dir`,
+    );
+    // Who was faster is not to find our socket in its place.
+    if (busy !== undefined && standby === true) throw busy;
     this.#servers.push(openPortService(this.#portParts({ plan, socketMode, state, stateFailure: failure, happened })));
     // Where another program listens, that was said.
-    if (failure?.busy) {
-      throw new CommandError(
-        `another program serves ${plan.name}: it has ${failure.path}: stop it, or give another folder with --state-dir`,
-      );
-    }
+    if (busy !== undefined) throw busy;
   }
 
   #portParts(parts: Omit<PortServerParts, "port" | "pump">): PortServerParts {
@@ -225,7 +231,7 @@ export class SwitchServer implements AsyncDisposable {
       predecessor.check(plan.ports);
       const adopted = new Map<string, PortService>();
       const [old, fresh] = [true, false].map((had) => plan.ports.filter(({ name }) => predecessor.has(name) === had));
-      for (const port of fresh!) this.#openPort(port, plan.socketMode, happened);
+      for (const port of fresh!) this.#openPort(port, plan, happened);
       this.#engine.pause();
       for (const port of old!) {
         const parts = this.#portParts({ plan: port, socketMode: plan.socketMode, happened });

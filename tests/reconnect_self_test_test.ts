@@ -159,6 +159,7 @@ Deno.test("whatever else is wrong with a guest is a fault", () => {
 for (
   const [words, said] of [
     [["--rounds", "3"], "--rounds without --self-test: 3: give that too, or leave it out"],
+    [["--standby"], "--standby without --self-test: give that too, or leave it out"],
     [["--self-test", "--rounds", "0"], "cannot use --rounds: 0: give a whole number from 1 to 1000000"],
     [["--self-test", "--socket", "/tmp/a"], "options exclude each other: --self-test, --socket <path>"],
     [["--self-test", "--ring", "round"], "cannot use --ring: round: "],

@@ -45,7 +45,12 @@ export class Serve implements AsyncDisposable {
     return Serve.#start(["serve", "--json", "--stats", "0.5", ...args]);
   }
 
-  /** The same, behind a command that runs others: in a network of its own, say. */
+  /** Starts one that waits until another one is gone. */
+  static standBy(...args: string[]): Promise<Serve> {
+    return Serve.#start(["serve", "--json", "--stats", "0.5", "--standby", ...args], [], "standby");
+  }
+
+  /** The same as `start`, behind a command that runs others: in a network of its own, say. */
   static startBehind(prefix: readonly string[], ...args: string[]): Promise<Serve> {
     return Serve.#start(["serve", "--json", "--stats", "0.5", ...args], prefix);
   }
@@ -59,11 +64,11 @@ export class Serve implements AsyncDisposable {
     return Serve.#start(["pmd-forward", "--json", "--stats-period", "0.5", ...args], prefix);
   }
 
-  static async #start(args: string[], prefix: readonly string[] = []): Promise<Serve> {
+  static async #start(args: string[], prefix: readonly string[] = [], event = "ready"): Promise<Serve> {
     const [command, ...words] = [...prefix, vhostctl, ...args];
     const serve = new Serve(new Program(command!, words));
     try {
-      await serve.until("ready", {}, { timeout_ms: start_timeout_ms });
+      await serve.until(event, {}, { timeout_ms: start_timeout_ms });
     } catch (reason) {
       await serve.program.stop("SIGKILL");
       throw reason;
