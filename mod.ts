@@ -69,7 +69,7 @@ export * from "./ffi/engine.ts";
 export * from "./ffi/fd.ts";
 export * from "./ffi/guest.ts";
 export * from "./ffi/guest_transfer.ts";
-export { VringError } from "./ffi/library.ts";
+export { loadLibrary, VringError } from "./ffi/library.ts";
 export * from "./ffi/machine.ts";
 export * from "./ffi/tracer.ts";
 export { Packets, type PacketsOptions } from "./ffi/packets.ts";

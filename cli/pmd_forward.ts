@@ -86,7 +86,7 @@ async function talk(
   };
   for (const line of commands) if (!console.over) await print(console.execute(line));
   if (console.over) return;
-  using prompt = new Prompt(console, print);
+  using prompt = await Prompt.open(console, print);
   shown(prompt);
   await prompt.closed;
 }

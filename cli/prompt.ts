@@ -3,8 +3,7 @@
  *
  * @module
  */
-import process from "node:process";
-import { createInterface, type Interface } from "node:readline";
+import type { Interface } from "node:readline";
 
 const prompt = "pmd-forward> ";
 
@@ -19,19 +18,19 @@ export interface Answerer {
 /** Asks until the answerer has enough, the input ends, or Ctrl-C or Ctrl-D come. */
 export class Prompt implements Disposable {
   readonly #lines: Interface;
-  readonly #terminal = process.stdin.isTTY && process.stdout.isTTY;
+  readonly #terminal: boolean;
   #over = false;
   /** Resolves when it is over; rejects with what the answerer threw. */
   readonly closed: Promise<void>;
 
-  constructor(answerer: Answerer, print: (lines: readonly string[]) => Promise<void>) {
-    this.#lines = createInterface({
-      input: process.stdin,
-      ...this.#terminal ? { output: process.stdout } : {},
-      terminal: this.#terminal,
-      prompt,
-      completer: (line: string) => answerer.complete(line),
-    });
+  private constructor(
+    lines: Interface,
+    terminal: boolean,
+    answerer: Answerer,
+    print: (lines: readonly string[]) => Promise<void>,
+  ) {
+    this.#lines = lines;
+    this.#terminal = terminal;
     this.closed = new Promise((resolve, reject) => {
       this.#lines.once("close", () => {
         this.#over = true;
@@ -43,6 +42,20 @@ export class Prompt implements Disposable {
     });
     this.#lines.on("SIGINT", () => this.#lines.close());
     this.show();
+  }
+
+  /** Begins to ask. */
+  static async open(answerer: Answerer, print: (lines: readonly string[]) => Promise<void>): Promise<Prompt> {
+    // They take their time to load, also for commands that never ask.
+    const [{ createInterface }, { default: process }] = await Promise.all([
+      import("node:readline"),
+      import("node:process"),
+    ]);
+    const { stdin: input, stdout } = process;
+    const terminal = input.isTTY && stdout.isTTY;
+    const completer = (line: string) => answerer.complete(line);
+    const lines = createInterface({ input, ...terminal && { output: stdout }, terminal, prompt, completer });
+    return new Prompt(lines, terminal, answerer, print);
   }
 
   async #answer(answerer: Answerer, print: (lines: readonly string[]) => Promise<void>, line: string): Promise<void> {

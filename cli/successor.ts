@@ -7,6 +7,7 @@ import {
   type Engine,
   type Json,
   type LearnedMac,
+  loadLibrary,
   type MovingPort,
   type Parcel,
   type PortService,
@@ -143,6 +144,8 @@ async function handOver(talk: Talk, fabric: Fabric): Promise<boolean> {
     if (service.moving === undefined) throw new CommandError(`${service.plan.name} cannot change its process`);
     return { service, moving: service.moving };
   });
+  // While rings rest nothing is to be waited for.
+  loadLibrary();
   await talk.send("hello", {
     version: takeoverVersion,
     pid: Deno.pid,

@@ -10,6 +10,7 @@ import {
   featureSet,
   hasProtocolFeature,
   KeptState,
+  loadLibrary,
   openPortService,
   type PortEvent,
   type PortPlan,
@@ -140,6 +141,7 @@ export class SwitchServer implements AsyncDisposable {
   /** Does what `open` does first, and could do for any plan. Throws a `CommandError`. */
   static async load(): Promise<void> {
     await openEngine(1).close();
+    loadLibrary();
   }
 
   /** Opens everything, or nothing: throws a `CommandError`. */
@@ -224,6 +226,7 @@ export class SwitchServer implements AsyncDisposable {
 
   /** What another process serves is adopted, and what it has not is opened. */
   async #takeOver(plan: ServePlan, happened: (event: PortEvent) => void): Promise<void> {
+    loadLibrary();
     // Whoever runs the server hears of its failure.
     this.#pump.run().catch(() => {});
     using predecessor = await Predecessor.meet(plan.control!, this.#pump);

@@ -21,18 +21,26 @@ export function library(): Library {
   return opened;
 }
 
+/**
+ * Opens every function, for whom later calls must not wait: each is otherwise opened when it is first called. Throws as
+ * `library`.
+ */
+export function loadLibrary(): void {
+  Object.values(library());
+}
+
 function open(): Library {
   const path = Deno.env.get("VHOSTCTL_LIB") ?? `${import.meta.dirname}/libvring.so`;
-  let found: Library;
+  const found = lookedUp(path);
+  let hash: bigint;
   try {
-    found = Deno.dlopen(path, symbols).symbols;
+    hash = found.abi_hash();
   } catch (reason) {
     throw new Error(
       `Cannot open libvring: ${path}: build it with ./scripts/build --library, and name it by VHOSTCTL_LIB`,
       { cause: reason },
     );
   }
-  const hash = found.abi_hash();
   if (hash !== abiHash) {
     throw new Error(
       `Cannot use libvring: ${path} has interface ${hash.toString(16)}, this program ${abiHash.toString(16)}: ` +
@@ -40,6 +48,26 @@ function open(): Library {
     );
   }
   return found;
+}
+
+/**
+ * Each function is opened when it is first used: the runtime compiles a way to call it, which takes a quarter of a
+ * millisecond, and no command calls all of them.
+ */
+function lookedUp(path: string): Library {
+  const functions = {};
+  for (const [name, signature] of Object.entries(symbols)) {
+    Object.defineProperty(functions, name, {
+      configurable: true,
+      enumerable: true,
+      get: () => {
+        const { [name]: value } = Deno.dlopen(path, { [name]: signature }).symbols;
+        Object.defineProperty(functions, name, { value, enumerable: true });
+        return value;
+      },
+    });
+  }
+  return functions as Library;
 }
 
 /** A call into libvring that failed. */

@@ -25,3 +25,9 @@ export function openStateFile(path: string): Fd {
   if (code < 0) throw new VringError(operation, code);
   return ownFd(code);
 }
+
+/** The CRC-32 of ISO 3309, as zlib has it, of a text in UTF-8. */
+export function checksumOf(text: string): number {
+  const bytes = new TextEncoder().encode(text);
+  return library().crc32(bytes, bytes.length);
+}

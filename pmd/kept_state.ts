@@ -9,9 +9,8 @@
  *
  * @module
  */
-import { crc32 } from "node:zlib";
 import type { Port } from "../ffi/port.ts";
-import { openStateFile, stateHeadBytes } from "../ffi/state_file.ts";
+import { checksumOf, openStateFile, stateHeadBytes } from "../ffi/state_file.ts";
 import type { Fd } from "../vhost/fd.ts";
 import { makeOffer, type Offer } from "../vhost/offer.ts";
 import { limits } from "../vhost/spec.ts";
@@ -134,7 +133,7 @@ function hex(value: bigint): string {
 }
 
 function checksum(body: string): string {
-  return crc32(body).toString(16).padStart(8, "0");
+  return checksumOf(body).toString(16).padStart(8, "0");
 }
 
 /** The head of a file; undefined where it is new, and a reason where it cannot be used. */

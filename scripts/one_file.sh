@@ -5,12 +5,18 @@
 # The program as one JavaScript file. `deno bundle` would fetch esbuild by itself, unverified: a proxy that is not there stops it,
 # and the package that deno.lock pins is found in its place.
 bundle() {
-  local output="$1"
+  local output="$1" module import
   if ! HTTPS_PROXY=http://127.0.0.1:1 NO_PROXY='' no_proxy='' "$DENO" bundle --quiet --config "$ROOT/deno.json" --frozen-lockfile \
     --output "$output" "$ROOT/cli/main.ts" >&2; then
     say "build: the program cannot be bundled: see the messages above; where they name @esbuild: pin the version they ask for in deno.json"
     return 1
   fi
+  # Commander can run other programs as its commands, and we have none of these: what it would take is loaded at each start.
+  for module in child_process:childProcess fs:fs; do
+    import="import ${module#*:} from \"node:${module%:*}\";"
+    grep -qxF "$import" "$output" || { say "build: the bundle has not: $import: see scripts/one_file.sh"; return 1; }
+    sed -i "s|^$import\$|const ${module#*:} = {};|" "$output"
+  done
 }
 
 # is_stale FILE KEY: whether FILE was not made with KEY. What makes it writes the key last.

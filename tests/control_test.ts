@@ -4,13 +4,13 @@ import assert from "node:assert/strict";
 import { askPorts, type ControlPort } from "../cli/control_client.ts";
 import { linesOf, sendLine } from "../cli/lines.ts";
 import { Frontend, Pump } from "../mod.ts";
-import { library } from "../ffi/library.ts";
+import { loadLibrary } from "../ffi/library.ts";
 import { Program, within } from "./real/process.ts";
 import { Serve, vhostctl } from "./real/serve.ts";
 import { StillGuest } from "./still_guest.ts";
 
 // It stays open for good: opened here, it belongs to no test.
-library();
+loadLibrary();
 
 const end_ms = 20_000;
 

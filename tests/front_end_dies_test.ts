@@ -5,14 +5,14 @@
 
 import assert from "node:assert/strict";
 import { attach, type AttachedGuest } from "../cli/guest_attach.ts";
-import { library } from "../ffi/library.ts";
+import { loadLibrary } from "../ffi/library.ts";
 import { Pump } from "../mod.ts";
 import { DyingFrontEnd, type Shape } from "./dying_front_end.ts";
 import { footprint, footprintText, settles } from "./real/footprint.ts";
 import { Serve } from "./real/serve.ts";
 
 // It stays open for good: opened here, it belongs to no test.
-library();
+loadLibrary();
 
 const deaths = Number(Deno.env.get("VHOSTCTL_DEATHS") ?? 250);
 const macs = { stays: 0x52_54_00_00_00_01, dies: 0x52_54_00_00_00_02 } as const;

@@ -1,7 +1,7 @@
 /** Simulated guests on real sockets, in one process with the switch that joins them. */
 
 import assert from "node:assert/strict";
-import { library } from "../ffi/library.ts";
+import { loadLibrary } from "../ffi/library.ts";
 import {
   Backend,
   type Channel,
@@ -17,7 +17,7 @@ import {
 } from "../mod.ts";
 
 // It stays open for good: opened here, it belongs to no test.
-library();
+loadLibrary();
 
 const version1 = 1n << 32n;
 const mergeable = 1n << 15n;

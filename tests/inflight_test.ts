@@ -5,12 +5,12 @@
 
 import assert from "node:assert/strict";
 import { Frontend, Guest, Pump } from "../mod.ts";
-import { library } from "../ffi/library.ts";
+import { loadLibrary } from "../ffi/library.ts";
 import { eventually } from "./real/process.ts";
 import { Serve } from "./real/serve.ts";
 
 // It stays open for good: opened here, it belongs to no test.
-library();
+loadLibrary();
 
 const version1 = 1n << 32n;
 const mergeable = 1n << 15n;

@@ -3,13 +3,13 @@
 import assert from "node:assert/strict";
 import { crc32 } from "node:zlib";
 import { Frontend, hasFeature, Pump } from "../mod.ts";
-import { library } from "../ffi/library.ts";
+import { loadLibrary } from "../ffi/library.ts";
 import { Program } from "./real/process.ts";
 import { Serve, vhostctl } from "./real/serve.ts";
 import { StillGuest } from "./still_guest.ts";
 
 // It stays open for good: opened here, it belongs to no test.
-library();
+loadLibrary();
 
 const headBytes = 4096;
 

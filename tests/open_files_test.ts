@@ -1,7 +1,7 @@
 /** `serve` that may open few files: it says so, and what to do; the ports that have theirs go on. */
 
 import assert from "node:assert/strict";
-import { library } from "../ffi/library.ts";
+import { loadLibrary } from "../ffi/library.ts";
 import { Pump } from "../mod.ts";
 import { footprint } from "./real/footprint.ts";
 import { Serve, vhostctl } from "./real/serve.ts";
@@ -9,7 +9,7 @@ import { Program } from "./real/process.ts";
 import { StillGuest } from "./still_guest.ts";
 
 // It stays open for good: opened here, it belongs to no test.
-library();
+loadLibrary();
 
 const rings = [0, 1, 2, 3, 4, 5, 6, 7] as const;
 const advice = /ulimit -n/;

@@ -2,11 +2,11 @@
 
 import assert from "node:assert/strict";
 import { attach, type AttachedGuest } from "../cli/guest_attach.ts";
-import { library } from "../ffi/library.ts";
+import { loadLibrary } from "../ffi/library.ts";
 import { DevargsError, EthDev, type EthOptions, Packets, Pump, type QueueState } from "../mod.ts";
 
 // It stays open for good: opened here, it belongs to no test.
-library();
+loadLibrary();
 
 const macs = [0x52_54_00_00_00_01, 0x52_54_00_00_00_02] as const;
 

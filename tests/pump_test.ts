@@ -3,13 +3,13 @@
 
 import assert from "node:assert/strict";
 import { drainEventfd, fdKind, fdListens, openEventfd, openMemoryFile, ownFd, signalEventfd } from "../ffi/fd.ts";
-import { library, VringError } from "../ffi/library.ts";
+import { loadLibrary, VringError } from "../ffi/library.ts";
 import { Pump, type PumpOptions } from "../ffi/pump.ts";
 import type { Channel, ChannelListener, RawMessage } from "../vhost/channel.ts";
 import type { Fd } from "../vhost/fd.ts";
 
 // It stays open for good: opened here, it belongs to no test.
-library();
+loadLibrary();
 
 const encoder = new TextEncoder();
 const decoder = new TextDecoder();

@@ -5,7 +5,7 @@ import { UsageError } from "../cli/error.ts";
 import { linesOf, sendLine } from "../cli/lines.ts";
 import { planReconnectWatch, reconnectWatchCommand } from "../cli/reconnect_watch_options.ts";
 import { Pump } from "../mod.ts";
-import { library } from "../ffi/library.ts";
+import { loadLibrary } from "../ffi/library.ts";
 import { FakeQmp } from "./fake_qmp.ts";
 import { eventually, Program } from "./real/process.ts";
 import { Serve, vhostctl } from "./real/serve.ts";
@@ -13,7 +13,7 @@ import { Watch } from "./real/watch.ts";
 import { StillGuest } from "./still_guest.ts";
 
 // It stays open for good: opened here, it belongs to no test.
-library();
+loadLibrary();
 
 const end_ms = 30_000;
 

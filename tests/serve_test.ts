@@ -3,13 +3,13 @@
 import assert from "node:assert/strict";
 import { resolve } from "node:path";
 import { Frontend, Pump } from "../mod.ts";
-import { library } from "../ffi/library.ts";
+import { loadLibrary } from "../ffi/library.ts";
 import { eventually, Program } from "./real/process.ts";
 import { Serve } from "./real/serve.ts";
 import { StillGuest } from "./still_guest.ts";
 
 // It stays open for good: opened here, it belongs to no test.
-library();
+loadLibrary();
 
 /** The same that `Serve` starts. */
 const vhostctl = Deno.env.get("VHOSTCTL") ?? resolve(import.meta.dirname!, "../scripts/vhostctl");

@@ -1,14 +1,14 @@
 /** What becomes of a running `serve` whose socket's file is taken away, replaced, or wanted by others at once. */
 
 import assert from "node:assert/strict";
-import { library } from "../ffi/library.ts";
+import { loadLibrary } from "../ffi/library.ts";
 import { Pump } from "../mod.ts";
 import { eventually, Program } from "./real/process.ts";
 import { Serve, vhostctl } from "./real/serve.ts";
 import { StillGuest } from "./still_guest.ts";
 
 // It stays open for good: opened here, it belongs to no test.
-library();
+loadLibrary();
 
 const end_ms = 20_000;
 /** So long nothing happens that could happen within one tick. */

@@ -1,13 +1,13 @@
 /** `vhostctl serve --standby`: one waits beside another, and takes its place whatever became of that. */
 
 import assert from "node:assert/strict";
-import { library } from "../ffi/library.ts";
+import { loadLibrary } from "../ffi/library.ts";
 import { Program } from "./real/process.ts";
 import { Serve, vhostctl } from "./real/serve.ts";
 import { TakeoverPlace } from "./takeover_place.ts";
 
 // It stays open for good: opened here, it belongs to no test.
-library();
+loadLibrary();
 
 class Folder implements AsyncDisposable {
   readonly path = Deno.makeTempDirSync({ prefix: "vhostctl-standby-" });

@@ -7,13 +7,13 @@ import type { Ring } from "../cli/bench_result.ts";
 import { countersOf } from "../cli/guest.ts";
 import { attach, type AttachedGuest } from "../cli/guest_attach.ts";
 import { pause } from "../cli/pause.ts";
-import { library } from "../ffi/library.ts";
+import { loadLibrary } from "../ffi/library.ts";
 import { Pump } from "../mod.ts";
 import { eventually } from "./real/process.ts";
 import { drops, Serve } from "./real/serve.ts";
 
 // It stays open for good: opened here, it belongs to no test.
-library();
+loadLibrary();
 
 const flows = 4;
 /** With so many buffers a receiver may be kept from its CPU for half a second. */

@@ -7,14 +7,14 @@ import type { Port } from "../ffi/port.ts";
 import { Pump } from "../ffi/pump.ts";
 import type { Occurrence } from "../pmd/port_event.ts";
 import { PortStateTransfer } from "../pmd/state_transfer.ts";
-import { library } from "../ffi/library.ts";
+import { loadLibrary } from "../ffi/library.ts";
 import { encodeState } from "../vhost/device_state.ts";
 import type { Fd } from "../vhost/fd.ts";
 import { pipe } from "./hostile_system.ts";
 import { eventually } from "./real/process.ts";
 
 // It stays open for good: opened here, it belongs to no test.
-library();
+loadLibrary();
 
 const macs = [0x0200_5452n, 0x0400_5452n];
 const counters = { packets: 12, bytes: 3456 };

@@ -2,14 +2,14 @@
 
 import assert from "node:assert/strict";
 import { Frontend, Pump } from "../mod.ts";
-import { library } from "../ffi/library.ts";
+import { loadLibrary } from "../ffi/library.ts";
 import { memoryFile, truncate } from "./hostile_system.ts";
 import { within } from "./real/process.ts";
 import { Serve } from "./real/serve.ts";
 import { StillGuest } from "./still_guest.ts";
 
 // It stays open for good: opened here, it belongs to no test.
-library();
+loadLibrary();
 
 const end_ms = 20_000;
 const memoryBytes = 1 << 20;

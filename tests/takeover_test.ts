@@ -3,13 +3,13 @@
 import assert from "node:assert/strict";
 import { askTakeover } from "../cli/control_client.ts";
 import type { Said, Talk } from "../cli/takeover_talk.ts";
-import { library } from "../ffi/library.ts";
+import { loadLibrary } from "../ffi/library.ts";
 import { within } from "./real/process.ts";
 import { Serve } from "./real/serve.ts";
 import { end_ms, TakeoverPlace } from "./takeover_place.ts";
 
 // It stays open for good: opened here, it belongs to no test.
-library();
+loadLibrary();
 
 for (const ring of ["split", "packed"] as const) {
   Deno.test(`guests with ${ring} rings under load pass through five processes, and no packet is lost`, async () => {

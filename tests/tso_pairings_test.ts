@@ -5,10 +5,10 @@ import { type Arrival, arrivalsOf, type OffloadedPacket, type Taken } from "../c
 import { receivers, runPairings } from "../cli/tso_pairings.ts";
 import type { Pairing, Receiver } from "../cli/tso_result.ts";
 import { failureLines } from "../cli/tso_text.ts";
-import { library } from "../ffi/library.ts";
+import { loadLibrary } from "../ffi/library.ts";
 
 // It stays open for good: opened here, it belongs to no test.
-library();
+loadLibrary();
 
 /** The pairings of one receiver, by another model than the right one. */
 async function pairingsBy(

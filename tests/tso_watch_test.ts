@@ -5,11 +5,11 @@ import { resolve } from "node:path";
 import { attach } from "../cli/guest_attach.ts";
 import { JsonProcess } from "../cli/json_process.ts";
 import type { Watched } from "../cli/tso_watch.ts";
-import { library } from "../ffi/library.ts";
+import { loadLibrary } from "../ffi/library.ts";
 import { Pump } from "../mod.ts";
 
 // It stays open for good: opened here, it belongs to no test.
-library();
+loadLibrary();
 
 const program = Deno.env.get("VHOSTCTL") ?? resolve(import.meta.dirname!, "../scripts/vhostctl");
 const macs = [0x52_54_00_00_00_01, 0x52_54_00_00_00_02] as const;

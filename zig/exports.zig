@@ -135,6 +135,11 @@ pub export fn journal_open(path: [*]const u8, path_bytes: u32) i32 {
     return Journal.openFile(path[0..path_bytes]) catch |reason| failure(reason);
 }
 
+/// CRC-32 of ISO 3309, by which the head of such a file is known.
+pub export fn crc32(bytes: [*]const u8, count: u32) u32 {
+    return std.hash.Crc32.hash(bytes[0..count]);
+}
+
 /// What is known of the port's rings is what such a file says, and goes there from now on. None of them runs. On
 /// success the fd is taken over.
 pub export fn port_set_journal(handle: u32, number: u32, fd: i32) i32 {

@@ -1,13 +1,13 @@
 // `vhostctl migrate` moves Linux guests between two QEMUs and two `serve`; what goes wrong leaves them where they are.
 
 import assert from "node:assert/strict";
-import { library } from "../../ffi/library.ts";
+import { loadLibrary } from "../../ffi/library.ts";
 import { qemuVersion } from "./guest.ts";
 import { Move, tell } from "./move.ts";
 import { realTest } from "./peers.ts";
 
 // It stays open for good: opened here, it belongs to no test.
-library();
+loadLibrary();
 
 /** So slow that there is time to disturb it. */
 const slow = ["--max-bandwidth", "2M"];

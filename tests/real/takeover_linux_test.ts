@@ -1,7 +1,7 @@
 // `vhostctl serve --takeover` under Linux guests of stock QEMU, which ping and copy files meanwhile, and migrate.
 
 import assert from "node:assert/strict";
-import { library } from "../../ffi/library.ts";
+import { loadLibrary } from "../../ffi/library.ts";
 import { type GuestOptions, LinuxGuest } from "./guest.ts";
 import { writeInitramfs } from "./initramfs.ts";
 import { bootBoth, Folder } from "./linux_folder.ts";
@@ -11,7 +11,7 @@ import { Serve } from "./serve.ts";
 import { copiesFile } from "./transfer.ts";
 
 // It stays open for good: opened here, it belongs to no test.
-library();
+loadLibrary();
 
 const file_mb = Number(Deno.env.get("VHOSTCTL_FILE_MB") ?? 100);
 const traffic_timeout_ms = 20_000;
