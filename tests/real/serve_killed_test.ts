@@ -19,6 +19,8 @@ const longestPause_ms = 1000;
 interface Shape {
   readonly packed?: boolean;
   readonly queues?: number;
+  /** Whether another one stands by when it is killed. */
+  readonly standby?: boolean;
   /** More properties of the guests' cards. */
   readonly device?: string;
 }
@@ -33,6 +35,7 @@ interface Outage {
 class Switched implements AsyncDisposable {
   readonly #folder: Folder;
   readonly #arguments: readonly string[];
+  readonly #standby: boolean;
   serve: Serve;
   readonly left: LinuxGuest;
   readonly right: LinuxGuest;
@@ -40,16 +43,18 @@ class Switched implements AsyncDisposable {
   private constructor(
     folder: Folder,
     serve_arguments: readonly string[],
+    standby: boolean,
     serve: Serve,
     guests: readonly [LinuxGuest, LinuxGuest],
   ) {
     this.#folder = folder;
     this.#arguments = serve_arguments;
+    this.#standby = standby;
     this.serve = serve;
     [this.left, this.right] = guests;
   }
 
-  static async start({ packed = false, queues = 1, device = "" }: Shape): Promise<Switched> {
+  static async start({ packed = false, queues = 1, standby = false, device = "" }: Shape): Promise<Switched> {
     await using stack = new AsyncDisposableStack();
     const folder = stack.use(new Folder());
     await writeInitramfs(folder.initramfs);
@@ -63,14 +68,15 @@ class Switched implements AsyncDisposable {
     for (const [index, guest] of guests.entries()) await guest.setAddress(`${addresses[index]}/24`);
     await guests[0].reach(addresses[1], traffic_timeout_ms);
     stack.move();
-    return new Switched(folder, serve_arguments, serve, guests);
+    return new Switched(folder, serve_arguments, standby, serve, guests);
   }
 
-  /** SIGKILL, and at once the same command line again. Returns how long it took until all rings ran. */
+  /** SIGKILL, and at once another one with the same command line. Returns how long it took until all rings ran. */
   async replaceServe(): Promise<number> {
+    const spare = this.#standby ? await Serve.standBy(...this.#arguments) : undefined;
     const killed_ms = Date.now();
     await this.serve.program.stop("SIGKILL");
-    this.serve = await Serve.start(...this.#arguments);
+    this.serve = spare ?? await Serve.start(...this.#arguments);
     const started = await Promise.all(ports.map((port) => this.serve.until("started", { port })));
     return Math.max(...started.map((record) => Date.parse(record["time"] as string))) - killed_ms;
   }
@@ -122,6 +128,9 @@ realTest("serve is killed under TCP again and again, split, no carrier to lose",
 realTest("serve is killed under TCP again and again, split, 4 queues", ["linux"], () => survivesKills({ queues: 4 }));
 // QEMU does not know where a packed ring is: only the state file does.
 realTest("serve is killed under TCP again and again, packed", ["linux"], () => survivesKills({ packed: true }));
+realTest("serve is killed under TCP again and again, packed, another one stands by", ["linux"], () => {
+  return survivesKills({ packed: true, standby: true });
+});
 realTest("serve is killed under TCP again and again, packed, 4 queues", ["linux"], () => {
   return survivesKills({ packed: true, queues: 4 });
 });
