@@ -392,14 +392,14 @@ export class PortServer implements PortService, MovingPort {
     }
   }
 
-  parcel(): Parcel {
+  parcel(version: number): Parcel {
     const fds: NamedFd[] = [];
     const { state, port } = this.#parts;
     fds.push(["journal", port.stateFd()]);
     const listener = this.#socket?.socket();
     if (listener !== undefined) fds.push(["listener", listener.fd]);
     const file = listener && { device: hex(listener.file.device), inode: hex(listener.file.inode) };
-    const session = this.#session === undefined ? null : this.#packSession(this.#session, fds);
+    const session = this.#session === undefined ? null : this.#packSession(this.#session, fds, version);
     const life = this.#log.carried() as unknown as Json;
     return { state: { file: file ?? null, session, life, statePath: state?.path ?? null }, fds };
   }
@@ -413,13 +413,13 @@ export class PortServer implements PortService, MovingPort {
     this.#ended(reason);
   }
 
-  #packSession({ channel, backend, state }: Session, fds: NamedFd[]): Json {
+  #packSession({ channel, backend, state }: Session, fds: NamedFd[], version: number): Json {
     const { port } = this.#parts;
     fds.push(["connection", channel.socket()]);
     if (backend!.requestSocket !== undefined) fds.push(["request", backend!.requestSocket]);
     const dataplane = packDataplane(port, backend!.state);
     fds.push(...dataplane.fds);
-    return { backend: writeSession(backend!.state), log: dataplane.log, carried: state!.carried() };
+    return { backend: writeSession(backend!.state, version), log: dataplane.log, carried: state!.carried() };
   }
 
   #adoptSession(row: { readonly [name: string]: Json }, fds: ParcelFds): void {
@@ -448,6 +448,10 @@ export class PortServer implements PortService, MovingPort {
   begin(positions: Positions): void {
     const backend = this.#session?.backend;
     if (backend !== undefined) beginRings(this.#parts.port, backend.state, positions);
+  }
+
+  own(): void {
+    if (this.#session?.backend?.state.inflight !== undefined) this.port.ownInflight();
   }
 
   inherit(counters: Inheritance): void {
