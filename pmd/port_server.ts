@@ -142,15 +142,20 @@ export class PortServer implements PortService, MovingPort {
     return server;
   }
 
-  /** Goes on, frozen, with what another process had. Throws with the reason why it cannot. */
+  /** What outlives a port that another process had; undefined where nothing does. */
+  static keptState(state: Json): KeptState | undefined {
+    const { statePath } = rowOf(state, "port");
+    return typeof statePath === "string" ? KeptState.adopt(statePath) : undefined;
+  }
+
+  /**
+   * Goes on, frozen, with what another process had, of which `parts` have the kept state. Throws with the reason why it
+   * cannot.
+   */
   static adopt(parts: PortServerParts, state: Json, fds: ParcelFds): PortServer {
     const row = rowOf(state, "port");
-    const { statePath } = row;
     parts.port.keepState(fds.get("journal"));
-    const server = new PortServer({
-      ...parts,
-      state: typeof statePath === "string" ? KeptState.adopt(statePath) : undefined,
-    });
+    const server = new PortServer(parts);
     server.#frozen = true;
     try {
       if (parts.plan.mode === "server") {
