@@ -456,6 +456,7 @@ export class PortServer implements PortService, MovingPort {
   }
 
   own(): void {
+    this.#parts.state?.own();
     if (this.#session?.backend?.state.inflight !== undefined) this.port.ownInflight();
   }
 
