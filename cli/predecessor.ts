@@ -133,6 +133,7 @@ export class Predecessor implements Disposable {
     const said = await this.#talk.expect("positions", patience_ms);
     const since = begin(said, services);
     if (!this.#talk.commit()) throw new CommandError("the other process has ended, or goes on itself");
+    for (const service of services.values()) service.moving!.own();
     engine.proceed();
     const gap_ms = Number(steadyClock() - since) / 1e6;
     for (const service of services.values()) service.moving!.thaw();

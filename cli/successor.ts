@@ -74,9 +74,10 @@ export class Successor {
     if (typeof version !== "number" || version < 1) throw new CommandError('no takeover: send {"version":1} with it');
     if (typeof socket !== "string") throw new CommandError('no takeover: send {"socket":PATH} with it');
     const talk = this.#connect(socket);
+    const spoken = Math.min(version, takeoverVersion);
     this.#talk = talk;
-    this.#attempt = this.#handOver(talk);
-    return { pid: Deno.pid, version: Math.min(version, takeoverVersion) };
+    this.#attempt = this.#handOver(talk, spoken);
+    return { pid: Deno.pid, version: spoken };
   }
 
   /** A client may make us connect to nothing but a process of our own user, beside our own socket. */
@@ -98,10 +99,10 @@ export class Successor {
     }
   }
 
-  async #handOver(talk: Talk): Promise<void> {
+  async #handOver(talk: Talk, version: number): Promise<void> {
     const { pid } = talk;
     try {
-      this.#isCommitted = await handOver(talk, this.#fabric);
+      this.#isCommitted = await handOver(talk, this.#fabric, version);
       if (this.#isCommitted) return this.#committed.resolve();
       throw new CommandError("it did not go on in time");
     } catch (error) {
@@ -139,7 +140,7 @@ interface Mover {
  * Returns whether the rings are the other one's now; else all is as it was. Throws a `CommandError`, or why a port
  * cannot go; then, too, all is as it was.
  */
-async function handOver(talk: Talk, fabric: Fabric): Promise<boolean> {
+async function handOver(talk: Talk, fabric: Fabric, version: number): Promise<boolean> {
   const movers = fabric.services.map((service): Mover => {
     if (service.moving === undefined) throw new CommandError(`${service.plan.name} cannot change its process`);
     return { service, moving: service.moving };
@@ -147,7 +148,7 @@ async function handOver(talk: Talk, fabric: Fabric): Promise<boolean> {
   // While rings rest nothing is to be waited for.
   loadLibrary();
   await talk.send("hello", {
-    version: takeoverVersion,
+    version,
     pid: Deno.pid,
     ports: movers.map(({ service: { plan } }) => {
       return { name: plan.name, queuePairs: plan.offer.queuePairs, ...whither(plan) };
@@ -160,7 +161,7 @@ async function handOver(talk: Talk, fabric: Fabric): Promise<boolean> {
     await fabric.pump.settled();
     const macs = fabric.engine.macs();
     while (said.kind === "give") {
-      await give(talk, said.body, { fabric, movers, macs });
+      await give(talk, said.body, { fabric, movers, macs, version });
       said = await talk.expect(["give", "ready"], patience_ms);
     }
     committed = await decide(talk, fabric, movers, macs);
@@ -173,26 +174,29 @@ async function handOver(talk: Talk, fabric: Fabric): Promise<boolean> {
   return committed;
 }
 
+interface Gifts {
+  readonly fabric: Fabric;
+  readonly movers: readonly Mover[];
+  readonly macs: readonly LearnedMac[];
+  readonly version: number;
+}
+
 /** Whatever it is asked for: addresses, or a port, without its front end if the other one cannot have that. */
-async function give(
-  talk: Talk,
-  body: Json,
-  { fabric: { pump }, movers, macs }: { fabric: Fabric; movers: readonly Mover[]; macs: readonly LearnedMac[] },
-): Promise<void> {
+async function give(talk: Talk, body: Json, { fabric: { pump }, movers, macs, version }: Gifts): Promise<void> {
   const { port: name, expel } = rowOf(body, "what to give");
   if (name === undefined) return await talk.send("macs", macRows(macs, movers));
   const mover = movers.find(({ service }) => service.plan.name === name);
   if (mover === undefined) throw new CommandError(`there is no port ${JSON.stringify(name)}`);
   if (typeof expel === "string") mover.moving.expel(expel);
-  const { state, fds } = await parcelOf(mover, pump);
+  const { state, fds } = await parcelOf(mover, pump, version);
   await talk.send("port", { state, fds: fds.map(([what]) => what) }, fds.map(([, fd]) => fd));
 }
 
 /** Waits for a message that has begun. A front end that does not finish it cannot keep others from an upgrade. */
-async function parcelOf({ service, moving }: Mover, pump: Pump): Promise<Parcel> {
+async function parcelOf({ service, moving }: Mover, pump: Pump, version: number): Promise<Parcel> {
   for (let attempt = 0;; attempt++) {
     try {
-      return moving.parcel();
+      return moving.parcel(version);
     } catch (error) {
       const isBusy = error instanceof VringError && error.status === "busy";
       if (!isBusy || attempt > messageAttempts) {

@@ -4,6 +4,7 @@
  * @module
  */
 import {
+  adoptKeptState,
   adoptPortService,
   drainEventfd,
   Engine,
@@ -94,11 +95,17 @@ function openState({ state: path, driver, uplink }: PortPlan): Opened {
   }
 }
 
-/** Throws a `CommandError` with the reason why it cannot go on here. */
-async function adopt(predecessor: Predecessor, parts: PortServerParts): Promise<PortService> {
-  const { name } = parts.plan;
+/** With the parts for its kept state. Throws a `CommandError` with the reason why it cannot go on here. */
+async function adopt(
+  predecessor: Predecessor,
+  plan: PortPlan,
+  partsFor: (state: KeptState | undefined) => PortServerParts,
+): Promise<PortService> {
+  const { name } = plan;
+  const given = await predecessor.port(name);
+  const parts = partsFor(adoptKeptState(plan, given.state));
   try {
-    return adoptGiven(parts, await predecessor.port(name));
+    return adoptGiven(parts, given);
   } catch (error) {
     const reason = error instanceof Error ? error.message : String(error);
     if (!isForeign(error)) throw new CommandError(`${name} cannot go on here: ${reason}`);
@@ -237,8 +244,8 @@ export class SwitchServer implements AsyncDisposable {
       for (const port of fresh!) this.#openPort(port, plan, happened);
       this.#engine.pause();
       for (const port of old!) {
-        const parts = this.#portParts({ plan: port, socketMode: plan.socketMode, happened });
-        const service = await adopt(predecessor, parts);
+        const parts = { plan: port, socketMode: plan.socketMode, happened };
+        const service = await adopt(predecessor, port, (state) => this.#portParts({ ...parts, state }));
         this.#servers.push(service);
         adopted.set(port.name, service);
       }

@@ -21,8 +21,11 @@
 import type { Fd, Json, SocketChannel } from "../mod.ts";
 import { CommandError } from "./error.ts";
 
-/** Raised when an older process would misunderstand; each reads all versions before its own. */
-export const takeoverVersion = 1;
+/**
+ * Raised when an older process would misunderstand; each reads all versions before its own, and OLD speaks what NEW
+ * asked for. From 2 on AF_XDP and memory that front ends keep go over.
+ */
+export const takeoverVersion = 2;
 
 const kinds = ["hello", "give", "macs", "port", "ready", "positions", "commit", "counters", "refusal", "more"] as const;
 

@@ -6,6 +6,7 @@
 
 import type { Dataplane, Region, VringConfig, VringFd } from "../vhost/dataplane.ts";
 import type { Fd } from "../vhost/fd.ts";
+import type { Inflight } from "../vhost/inflight.ts";
 import type { PortOptions } from "./engine.ts";
 import type { Guest } from "./guest.ts";
 import { ForwardMode, Status, VringBroken, VringFd as VringFdNumber } from "./abi.gen.ts";
@@ -212,9 +213,31 @@ export class Port implements Dataplane, Disposable {
   }
 
   setInflight(fd: Fd, size: bigint, offset: bigint, queues: number, queueSize: number): void {
-    const part = writeStruct("Region", { gpa: 0n, size_bytes: size, mmap_offset: offset });
-    const code = library().port_set_inflight(...this.#place(), part, fd.number, queues, queueSize);
+    this.#mapInflight(fd, { mmapSize: size, mmapOffset: offset, queueCount: queues, queueSize }, true);
+  }
+
+  /** As `setInflight`, of memory that another process still writes to: nothing does here before `ownInflight`. */
+  adoptInflight(fd: Fd, part: Inflight): void {
+    this.#mapInflight(fd, part, false);
+  }
+
+  #mapInflight(fd: Fd, { mmapSize, mmapOffset, queueCount, queueSize }: Inflight, owned: boolean): void {
+    const part = writeStruct("Region", { gpa: 0n, size_bytes: mmapSize, mmap_offset: mmapOffset });
+    const numbers = [fd.number, queueCount, queueSize, owned ? 1 : 0] as const;
+    const code = library().port_set_inflight(...this.#place(), part, ...numbers);
     check(`map inflight memory of port ${this.number}`, code);
+  }
+
+  /** Only we write to what was adopted, from now on. No ring was served since it was started. */
+  ownInflight(): void {
+    check(`own inflight memory of port ${this.number}`, library().port_own_inflight(...this.#place()));
+  }
+
+  /** Where the front end keeps what is in flight: the port's own. Undefined: nowhere. */
+  inflightFd(): number | undefined {
+    const code = library().port_inflight_fd(...this.#place());
+    if (code === Status.no_such_handle) return undefined;
+    return check(`keep the file of inflight memory of port ${this.number}`, code);
   }
 
   announce(mac: bigint): void {

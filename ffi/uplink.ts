@@ -6,7 +6,7 @@
 import { UplinkKind, UplinkStep } from "./abi.gen.ts";
 import { check, library, VringError } from "./library.ts";
 import { emptyStruct, readStruct, type Struct, writeStruct } from "./struct.ts";
-import { isLacking, uplinkAdvice, type UplinkStepName } from "./uplink_advice.ts";
+import { handoverAdvice, isLacking, uplinkAdvice, type UplinkStepName } from "./uplink_advice.ts";
 
 /** How frames come from and go to the interface. */
 export type UplinkKindName = keyof typeof UplinkKind;
@@ -58,6 +58,7 @@ export class UplinkError extends VringError {
  */
 export class Uplink implements Disposable {
   #handle: number;
+  readonly #kind: UplinkKindName;
   readonly name: string;
   readonly queuePairs: number;
   /** In bytes, without the Ethernet header. */
@@ -69,6 +70,7 @@ export class Uplink implements Disposable {
 
   private constructor(handle: number, options: UplinkOptions, { mtu, created, up }: UplinkFound) {
     this.#handle = handle;
+    this.#kind = options.kind;
     this.name = options.name;
     this.queuePairs = options.queuePairs ?? 1;
     this.mtu = mtu;
@@ -87,13 +89,13 @@ export class Uplink implements Disposable {
     }
     const { step: number } = readStruct("Uplink", row);
     const step = (Object.keys(UplinkStep) as UplinkStepName[]).find((word) => UplinkStep[word] === number)!;
-    const reason = code <= -1000 ? -1000 - code : 0;
+    const reason = reasonOf(code);
     throw new UplinkError(`open interface ${name}`, code, uplinkAdvice(step, reason, options), isLacking(step, reason));
   }
 
   /**
-   * Goes on with what another process opened, and takes the descriptors over: one for each queue pair. It is shared.
-   * `found` is what the other found.
+   * Goes on with what another process opened, and takes the descriptors over, as in `fds`. It is shared. `found` is
+   * what the other found.
    */
   static adopt(options: UplinkOptions, found: UplinkFound, state: UplinkState, fds: readonly number[]): Uplink {
     const row = rowOf(options);
@@ -101,18 +103,19 @@ export class Uplink implements Disposable {
     return new Uplink(check(`take over interface ${options.name}`, code), options, found);
   }
 
-  /** What `adopt` needs beside the descriptors. Throws for AF_XDP, whose memory is that of one process. */
+  /** What `adopt` needs beside the descriptors. Throws for AF_XDP before Linux 6.4. */
   get state(): UplinkState {
     const row = emptyStruct("UplinkState");
-    check(`hand over interface ${this.name}`, library().uplink_state(this.handle, row));
+    const code = library().uplink_state(this.handle, row);
+    if (code < 0) throw new VringError(`hand over interface ${this.name}`, code, handoverAdvice(reasonOf(code)));
     return readStruct("UplinkState", row);
   }
 
-  /** The descriptors, still the uplink's. */
+  /** The descriptors, still the uplink's, in the order of `uplinkFdNames`. */
   get fds(): number[] {
-    const of = (pair: number) =>
-      check(`hand over queue ${pair} of ${this.name}`, library().uplink_fd(this.handle, pair));
-    return Array.from({ length: this.queuePairs }, (_, pair) => of(pair));
+    return uplinkFdNames(this.#kind, this.queuePairs).map((name, number) => {
+      return check(`hand over ${name} of ${this.name}`, library().uplink_fd(this.handle, number));
+    });
   }
 
   /** Whether another process has it, too: then closing it leaves all as it is. */
@@ -120,7 +123,7 @@ export class Uplink implements Disposable {
     check(`share interface ${this.name}`, library().uplink_share(this.handle, shared ? 1 : 0));
   }
 
-  /** Where a queue pair goes on, of an interface that was taken over and is not attached yet. */
+  /** Where a queue pair goes on, of an interface that was taken over and is not attached yet. The other one rests. */
   beginAt(pair: number, position: number): void {
     check(`take over queue ${pair} of ${this.name}`, library().uplink_begin_at(this.handle, pair, position));
   }
@@ -142,6 +145,17 @@ export class Uplink implements Disposable {
     library().uplink_close(this.#handle);
     this.#handle = 0;
   }
+}
+
+/** Of a failed system call, else 0. */
+function reasonOf(code: number): number {
+  return code <= -1000 ? -1000 - code : 0;
+}
+
+/** What a process needs that is to go on with an interface, one name for each descriptor. */
+export function uplinkFdNames(kind: UplinkKindName, queuePairs: number): string[] {
+  const each = (what: string) => Array.from({ length: queuePairs }, (_, pair) => `${what}${pair}`);
+  return kind === "xdp" ? [...each("queue"), ...each("memory"), "link", "map", "listener"] : each("queue");
 }
 
 function rowOf({ kind, name, queuePairs = 1, mtu = 0, gro = true, offloads = true, copy = false }: UplinkOptions) {

@@ -36,6 +36,12 @@ export function uplinkAdvice(step: UplinkStepName, reason: number, options: Upli
   }
 }
 
+/** Why it stays in its process. Undefined: the error says it all. */
+export function handoverAdvice(reason: number): string | undefined {
+  if (reason !== errno.opnotsupp) return undefined;
+  return "before Linux 6.4 rings of AF_XDP stay in one process: use packet:IF, or restart";
+}
+
 /** Whether the host lacks something: a driver, memory, or a permission. */
 export function isLacking(step: UplinkStepName, reason: number): boolean {
   return step === "device" || [errno.perm, errno.nomem, errno.nobufs].some((number) => number === reason);

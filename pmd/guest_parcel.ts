@@ -24,6 +24,7 @@ export function packDataplane(port: Port, { memory, vrings }: SessionState): { l
   for (const { index } of vrings) {
     for (const kind of kinds) add(fds, `${kind}${index}`, port.vringFd(index, kind));
   }
+  add(fds, "inflight", port.inflightFd());
   const log = port.log();
   add(fds, "log", log?.fd);
   add(fds, "bell", port.logBell());
@@ -36,7 +37,7 @@ function add(fds: NamedFd[], name: string, fd: number | undefined): void {
 
 /** Makes a fresh port as the other one was, but for running rings. */
 export function unpackDataplane(port: Port, state: SessionState, log: Json, fds: ParcelFds): void {
-  const { memory: { regions }, vrings } = state;
+  const { memory: { regions }, vrings, inflight } = state;
   const mtu = mtuOf(state);
   if (mtu !== undefined) port.setMtu(mtu);
   if (regions.length > 0) port.setMemory(regions, regions.map((_, index) => fds.get(`region${index}`)));
@@ -46,6 +47,7 @@ export function unpackDataplane(port: Port, state: SessionState, log: Json, fds:
     const part = rowOf(log, "log");
     port.setLog(fds.get("log"), bits(part, "size"), bits(part, "offset"));
   }
+  if (inflight !== undefined) port.adoptInflight(fds.get("inflight"), inflight);
   for (const { index, enabled } of vrings) {
     for (const kind of kinds) {
       const fd = fds.look(`${kind}${index}`);

@@ -34,12 +34,16 @@ export class KeptState {
   readonly #file: Fd | undefined;
   /** As written by whoever had the file last. */
   #kept: KeptOffer | undefined;
+  /** What is to be written once the file is ours, while another process has it. */
+  #waiting: Offer | undefined;
+  #isOwned: boolean;
   /** Another one that was in its place, and where it is now. */
   readonly setAside: StateFailure | undefined;
 
   private constructor(path: string, file: Fd | undefined, kept: KeptOffer | undefined, setAside?: StateFailure) {
     this.path = path;
     this.#file = file;
+    this.#isOwned = file !== undefined;
     this.#kept = kept;
     this.setAside = setAside;
   }
@@ -60,7 +64,10 @@ export class KeptState {
     }
   }
 
-  /** Of a port that came from another process with its file open; undefined where somebody removed that. */
+  /**
+   * Of a port that comes from another process with its file open, in which nothing is written before `own`; undefined
+   * where somebody removed that.
+   */
   static adopt(path: string): KeptState | undefined {
     try {
       const found = readHead(path);
@@ -68,6 +75,12 @@ export class KeptState {
     } catch {
       return undefined;
     }
+  }
+
+  /** The other process has it no more. */
+  own(): void {
+    this.#isOwned = true;
+    if (this.#waiting !== undefined) this.#write(this.#waiting);
   }
 
   /** So many queue pairs a port needs for the rings that may have been left. */
@@ -89,7 +102,8 @@ export class KeptState {
       protocolFeatures: this.#kept.protocolFeatures & known.protocolFeatures,
       queuePairs: this.#kept.queuePairs,
     };
-    this.#write(offer);
+    if (this.#isOwned) this.#write(offer);
+    else this.#waiting = offer;
     return offer;
   }
 

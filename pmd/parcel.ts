@@ -59,18 +59,24 @@ export type Inheritance = Readonly<Record<"toGuest" | "fromGuest", Readonly<Reco
 /**
  * A port that can change its process. Of the one that has it: `freeze`, and when all that was heard before has been
  * dealt with `parcel`; then the engine comes to rest for `positions`. Of the one that is to have it, with the engine at
- * rest, `begin`. Whoever has it in the end: `thaw`; for the other what it closes then closes nothing but its own.
+ * rest, `begin`, and when it is its own `own`. Whoever has it in the end: `thaw`; for the other what it closes then
+ * closes nothing but its own.
  */
 export interface MovingPort {
   /** Nobody is listened to any more, and nobody let in. */
   freeze(): void;
-  /** Throws with the reason why it cannot go; `busy` where a message of its front end is on its way. */
-  parcel(): Parcel;
+  /**
+   * For one who reads this version: from 2 on of AF_XDP, and of memory that a front end keeps for us. Throws with the
+   * reason why it cannot go; `busy` where a message of its front end is on its way.
+   */
+  parcel(version: number): Parcel;
   /** Ends the session of a front end with which the port cannot go: it may connect again. */
   expel(reason: string): void;
   positions(): Positions;
   /** Starts the rings that ran. */
   begin(positions: Positions): void;
+  /** From now on the other process touches nothing of it. The engine still rests. May not throw. */
+  own(): void;
   /** Goes on. */
   thaw(): void;
   /** Adds what was counted before. */

@@ -142,15 +142,20 @@ export class PortServer implements PortService, MovingPort {
     return server;
   }
 
-  /** Goes on, frozen, with what another process had. Throws with the reason why it cannot. */
+  /** What outlives a port that another process had; undefined where nothing does. */
+  static keptState(state: Json): KeptState | undefined {
+    const { statePath } = rowOf(state, "port");
+    return typeof statePath === "string" ? KeptState.adopt(statePath) : undefined;
+  }
+
+  /**
+   * Goes on, frozen, with what another process had, of which `parts` have the kept state. Throws with the reason why it
+   * cannot.
+   */
   static adopt(parts: PortServerParts, state: Json, fds: ParcelFds): PortServer {
     const row = rowOf(state, "port");
-    const { statePath } = row;
     parts.port.keepState(fds.get("journal"));
-    const server = new PortServer({
-      ...parts,
-      state: typeof statePath === "string" ? KeptState.adopt(statePath) : undefined,
-    });
+    const server = new PortServer(parts);
     server.#frozen = true;
     try {
       if (parts.plan.mode === "server") {
@@ -392,14 +397,14 @@ export class PortServer implements PortService, MovingPort {
     }
   }
 
-  parcel(): Parcel {
+  parcel(version: number): Parcel {
     const fds: NamedFd[] = [];
     const { state, port } = this.#parts;
     fds.push(["journal", port.stateFd()]);
     const listener = this.#socket?.socket();
     if (listener !== undefined) fds.push(["listener", listener.fd]);
     const file = listener && { device: hex(listener.file.device), inode: hex(listener.file.inode) };
-    const session = this.#session === undefined ? null : this.#packSession(this.#session, fds);
+    const session = this.#session === undefined ? null : this.#packSession(this.#session, fds, version);
     const life = this.#log.carried() as unknown as Json;
     return { state: { file: file ?? null, session, life, statePath: state?.path ?? null }, fds };
   }
@@ -413,13 +418,13 @@ export class PortServer implements PortService, MovingPort {
     this.#ended(reason);
   }
 
-  #packSession({ channel, backend, state }: Session, fds: NamedFd[]): Json {
+  #packSession({ channel, backend, state }: Session, fds: NamedFd[], version: number): Json {
     const { port } = this.#parts;
     fds.push(["connection", channel.socket()]);
     if (backend!.requestSocket !== undefined) fds.push(["request", backend!.requestSocket]);
     const dataplane = packDataplane(port, backend!.state);
     fds.push(...dataplane.fds);
-    return { backend: writeSession(backend!.state), log: dataplane.log, carried: state!.carried() };
+    return { backend: writeSession(backend!.state, version), log: dataplane.log, carried: state!.carried() };
   }
 
   #adoptSession(row: { readonly [name: string]: Json }, fds: ParcelFds): void {
@@ -448,6 +453,11 @@ export class PortServer implements PortService, MovingPort {
   begin(positions: Positions): void {
     const backend = this.#session?.backend;
     if (backend !== undefined) beginRings(this.#parts.port, backend.state, positions);
+  }
+
+  own(): void {
+    this.#parts.state?.own();
+    if (this.#session?.backend?.state.inflight !== undefined) this.port.ownInflight();
   }
 
   inherit(counters: Inheritance): void {

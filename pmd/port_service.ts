@@ -4,8 +4,10 @@
  * @module
  */
 import { DriverServer } from "./driver_server.ts";
+import type { KeptState } from "./kept_state.ts";
 import type { Json } from "../vhost/session_snapshot.ts";
 import type { ParcelFds } from "./parcel.ts";
+import type { PortPlan } from "./port_plan.ts";
 import { UplinkServer } from "./uplink_server.ts";
 import { PortServer, type PortServerParts, type PortService } from "./port_server.ts";
 
@@ -16,6 +18,11 @@ export function openPortService(parts: PortServerParts): PortService {
   if (driver !== undefined) return DriverServer.open({ ...parts, plan: { ...plan, driver } });
   if (uplink !== undefined) return UplinkServer.open({ ...parts, plan: { ...plan, uplink } });
   return PortServer.open(parts);
+}
+
+/** What outlives a port that `MovingPort.parcel` packed, for `PortServerParts`: the port needs rings enough for it. */
+export function adoptKeptState({ uplink }: PortPlan, state: Json): KeptState | undefined {
+  return uplink === undefined ? PortServer.keptState(state) : undefined;
 }
 
 /**

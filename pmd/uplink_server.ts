@@ -5,7 +5,7 @@
  */
 import { VringError } from "../ffi/library.ts";
 import type { Port } from "../ffi/port.ts";
-import { Uplink, type UplinkOptions, type UplinkState } from "../ffi/uplink.ts";
+import { Uplink, uplinkFdNames, type UplinkOptions } from "../ffi/uplink.ts";
 import { type FeatureName, hasFeature } from "../vhost/spec.ts";
 import { bits, hex, type Json, number, rowOf } from "../vhost/session_snapshot.ts";
 import type { Inheritance, MovingPort, Parcel, ParcelFds, Positions } from "./parcel.ts";
@@ -13,6 +13,10 @@ import type { Occurrence } from "./port_event.ts";
 import type { PortPlan, UplinkPlan } from "./port_plan.ts";
 import { type PortSample, statsSum } from "./port_sample.ts";
 import type { PortServerParts, PortService } from "./port_server.ts";
+
+/** Of an uplink's state, since version 1. */
+const stateKeys = ["index", "mtu_before", "header_bytes", "created", "tap_header_bytes", "raised"] as const;
+type StateNumbers = Record<typeof stateKeys[number], number>;
 
 /** What such a port works with. */
 export interface UplinkServerParts extends PortServerParts {
@@ -114,19 +118,24 @@ export class UplinkServer implements PortService, MovingPort {
     this.#uplink?.share(false);
   }
 
-  parcel(): Parcel {
+  parcel(version: number): Parcel {
     const uplink = this.#uplink;
     if (uplink === undefined) return { state: { uplink: null }, fds: [] };
     const { mtu, created, up } = uplink;
-    if (this.#parts.plan.uplink.kind === "xdp") {
-      throw new Error("its frames lie in memory of this process (AF_XDP): use packet:IF, or restart");
+    const { kind } = this.#parts.plan.uplink;
+    if (kind === "xdp" && version < 2) {
+      throw new Error("the other program is too old to go on with AF_XDP: use packet:IF, or restart");
     }
     const { features, ...rest } = uplink.state;
+    const { fds } = uplink;
     return {
       state: { uplink: { mtu, created, up, state: { ...rest, features: hex(features) }, queues: uplink.queuePairs } },
-      fds: uplink.fds.map((fd, pair) => [`queue${pair}`, fd]),
+      fds: uplinkFdNames(kind, uplink.queuePairs).map((name, number) => [name, fds[number]!]),
     };
   }
+
+  /** Whatever `begin` looked at changes only once the engine goes on. */
+  own(): void {}
 
   /** There is no front end. */
   expel(): void {}
@@ -138,17 +147,19 @@ export class UplinkServer implements PortService, MovingPort {
 
   #adoptUplink(row: { readonly [name: string]: Json }, fds: ParcelFds): void {
     const state = rowOf(row["state"], "state of the uplink");
-    const numbers = ["index", "mtu_before", "header_bytes", "created", "tap_header_bytes", "raised"] as const;
-    const known = Object.fromEntries(numbers.map((key) => [key, number(state, key)]));
-    const taken = Array.from({ length: number(row, "queues") }, (_, pair) => fds.get(`queue${pair}`));
-    if (taken.length > this.plan.offer.queuePairs) {
-      throw new Error(`${taken.length} queue pairs are in use, and ${this.plan.offer.queuePairs} are planned`);
+    const known = Object.fromEntries(stateKeys.map((key) => [key, number(state, key)])) as StateNumbers;
+    // Version 1 knows no pieces.
+    const in_pieces = state["in_pieces"] === undefined ? 0 : number(state, "in_pieces");
+    const queuePairs = number(row, "queues");
+    if (queuePairs > this.plan.offer.queuePairs) {
+      throw new Error(`${queuePairs} queue pairs are in use, and ${this.plan.offer.queuePairs} are planned`);
     }
+    const taken = uplinkFdNames(this.#parts.plan.uplink.kind, queuePairs).map((name) => fds.get(name));
     const found = { mtu: number(row, "mtu"), created: row["created"] === true, up: row["up"] === true };
     this.#uplink = Uplink.adopt(
-      { ...this.#options(), queuePairs: taken.length },
+      { ...this.#options(), queuePairs },
       found,
-      { ...known, features: bits(state, "features") } as UplinkState,
+      { ...known, in_pieces, features: bits(state, "features") },
       taken.map((fd) => fd.number),
     );
     for (const fd of taken) fd.take();

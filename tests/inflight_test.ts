@@ -64,8 +64,8 @@ class Tenant {
   }
 }
 
-function serving(folder: string): Promise<Serve> {
-  return Serve.start("--dir", folder, "--ports", "2", "--state-dir", "none");
+function serving(folder: string, ...more: string[]): Promise<Serve> {
+  return Serve.start("--dir", folder, "--ports", "2", "--state-dir", "none", ...more);
 }
 
 /** So much more arrives on both sides. */
@@ -78,7 +78,7 @@ async function flows(tenants: readonly Tenant[]): Promise<void> {
   );
 }
 
-async function outlives(features: bigint): Promise<void> {
+async function outlives(features: bigint, isTakenOver: boolean): Promise<void> {
   const folder = Deno.makeTempDirSync({ prefix: "vhostctl-inflight-" });
   const pump = Pump.open();
   const running = pump.run();
@@ -92,6 +92,12 @@ async function outlives(features: bigint): Promise<void> {
     for (let kill = 0; kill <= kills; kill++) {
       for (const [i, tenant] of tenants.entries()) await tenant.connect(pump, `${folder}/port${i}.sock`);
       await flows(tenants);
+      if (isTakenOver) {
+        const old = serve;
+        serve = await serving(folder, "--takeover");
+        assert.equal((await old.program.finished).code, 0, old.program.since());
+        await flows(tenants);
+      }
       if (kill === kills) break;
       await serve.program.stop("SIGKILL");
       for (const tenant of tenants) tenant.disconnect();
@@ -121,5 +127,6 @@ const cases: readonly (readonly [name: string, features: bigint])[] = [
 
 for (const [name, features] of cases) {
   const title = `after kill -9 without a state file, ${name} rings go on: nothing comes twice, nothing is stuck`;
-  Deno.test(title, () => outlives(features));
+  Deno.test(title, () => outlives(features, false));
+  Deno.test(`${title}, also after a takeover`, () => outlives(features, true));
 }

@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { crc32 } from "node:zlib";
-import { Frontend, hasFeature, Pump } from "../mod.ts";
+import { Frontend, hasFeature, KeptState, makeOffer, type Port, Pump } from "../mod.ts";
 import { loadLibrary } from "../ffi/library.ts";
 import { Program } from "./real/process.ts";
 import { Serve, vhostctl } from "./real/serve.ts";
@@ -136,6 +136,19 @@ Deno.test("after kill -9 no less is offered than before, until the guest's drive
   assert.equal(asked.queuePairs, 1);
   assert.ok(!hasFeature(asked.features, "MRG_RXBUF"));
   await serve.finish();
+});
+
+Deno.test("who takes over writes what it offers only once the file is its own", async () => {
+  await using bench = new Bench();
+  const port = { isLeft: () => false } as unknown as Port;
+  const [more, less] = [3, 1].map((queuePairs) => makeOffer({ queuePairs }));
+  KeptState.open(bench.state).offer(port, more!);
+  const before = await Deno.readFile(bench.state);
+  const adopted = KeptState.adopt(bench.state)!;
+  assert.deepEqual(adopted.offer(port, less!), less);
+  assert.deepEqual(await Deno.readFile(bench.state), before);
+  adopted.own();
+  assert.equal(KeptState.adopt(bench.state)!.queuePairs(less!), 1);
 });
 
 Deno.test("two programs do not connect for one port", async () => {

@@ -40,8 +40,10 @@ class Place implements AsyncDisposable {
     return StillGuest.connect(this.pump, this.socket(port));
   }
 
-  async takeOver(): Promise<void> {
+  /** With the options of before, or with these. */
+  async takeOver(...args: string[]): Promise<void> {
     const old = this.serve;
+    if (args.length > 0) this.#arguments = ["--dir", this.folder, ...args];
     this.#serve = await Serve.start(...this.#arguments, "--takeover");
     assert.equal((await within("its end", end_ms, old.program.finished)).code, 0, old.program.since());
   }
@@ -197,4 +199,43 @@ Deno.test("a port that connects goes over while it waits, and with its connectio
   assert.deepEqual(await place.states(), [["connected", 0]]);
   frontend.close();
   await place.serve.until("disconnected");
+});
+
+Deno.test("what was kept for a guest over a restart goes over, too: more queues than are planned, twice", async () => {
+  await using place = await started("--ports", "1", "--queues", "3");
+  {
+    using guest = place.guest(0);
+    await guest.start(0, 1);
+    await place.serve.program.stop("SIGKILL");
+  }
+  await place.start("--ports", "1", "--queues", "1");
+  await place.serve.until("offer_kept", { port: "port0" });
+  using guest = place.guest(0);
+  const rings = [0, 1, 2, 3, 4, 5];
+  await guest.start(...rings);
+  for (let round = 0; round < 2; round++) {
+    await place.takeOver();
+    assert.equal((await place.serve.until("offer_kept", { port: "port0" }))["queue_pairs"], 3);
+    assert.deepEqual(await place.states(), [["running", 3]]);
+  }
+  for (const ring of rings) assert.equal(await guest.frontend.stopVring(ring), 0);
+  guest.frontend.close();
+  await place.serve.until("disconnected");
+  using later = place.guest(0);
+  await later.frontend.handshake();
+  assert.equal(later.frontend.queuePairs, 1);
+  await place.takeOver();
+  assert.deepEqual(await place.states(), [["connected", 0]]);
+});
+
+Deno.test("a new process that plans fewer queues keeps those that a guest has", async () => {
+  await using place = await started("--ports", "1", "--queues", "4");
+  using guest = place.guest(0);
+  await guest.start(0, 1, 2, 3, 4, 5, 6, 7);
+  await place.takeOver("--ports", "1", "--queues", "2");
+  assert.equal((await place.serve.until("offer_kept", { port: "port0" }))["queue_pairs"], 4);
+  assert.deepEqual(await place.states(), [["running", 4]]);
+  for (const ring of [6, 7]) assert.equal(await guest.frontend.stopVring(ring), 0);
+  await guest.startRings(6, 7);
+  assert.deepEqual(await place.states(), [["running", 4]]);
 });

@@ -6,6 +6,7 @@ import { askTakeover } from "../cli/control_client.ts";
 import { attach, type AttachedGuest } from "../cli/guest_attach.ts";
 import { Talk } from "../cli/takeover_talk.ts";
 import { Guest, type GuestCrew, Pump, type SocketChannel } from "../mod.ts";
+import { KeptInflight } from "./kept_inflight.ts";
 import { eventually, within } from "./real/process.ts";
 import { drops, type PortReport, Serve } from "./real/serve.ts";
 
@@ -19,6 +20,8 @@ export interface TakeoverOptions {
   readonly queues?: number;
   /** Both guests migrate. */
   readonly logs?: boolean;
+  /** Their front ends keep memory of what is in flight. */
+  readonly inflight?: boolean;
 }
 
 /** Two guests on a `serve` that changes its process, sending to each other as fast as they can. */
@@ -29,6 +32,8 @@ export class TakeoverPlace implements AsyncDisposable {
   readonly #pump: Pump;
   readonly #guests: readonly AttachedGuest[];
   readonly #queues: number;
+  /** By guest, where their front ends keep some. */
+  readonly kept: readonly KeptInflight[];
   readonly #hangups: string[] = [];
   #crew: GuestCrew | undefined;
 
@@ -39,6 +44,7 @@ export class TakeoverPlace implements AsyncDisposable {
     pump: Pump,
     guests: AttachedGuest[],
     queues: number,
+    kept: KeptInflight[],
   ) {
     this.folder = folder;
     this.serve = serve;
@@ -46,10 +52,11 @@ export class TakeoverPlace implements AsyncDisposable {
     this.#pump = pump;
     this.#guests = guests;
     this.#queues = queues;
+    this.kept = kept;
     for (const { frontend } of guests) void frontend.hangup.then((reason) => this.#hangups.push(reason));
   }
 
-  static async start({ ring, queues = 1, logs }: TakeoverOptions): Promise<TakeoverPlace> {
+  static async start({ ring, queues = 1, logs, inflight }: TakeoverOptions): Promise<TakeoverPlace> {
     const folder = Deno.makeTempDirSync({ prefix: "vhostctl-takeover-" });
     const args = ["--dir", folder, "--queues", `${queues}`, "--workers", "1"];
     const serve = await Serve.start(...args);
@@ -60,7 +67,9 @@ export class TakeoverPlace implements AsyncDisposable {
       const socket = `${folder}/port${port}.sock`;
       guests.push(await attach(pump, { socket, ring, queues, ringSize: 256, frameBytes, logs }));
     }
-    return new TakeoverPlace(folder, serve, args, pump, guests, queues);
+    const kept = [];
+    if (inflight === true) { for (const guest of guests) kept.push(await KeptInflight.give(guest, ring, queues)); }
+    return new TakeoverPlace(folder, serve, args, pump, guests, queues, kept);
   }
 
   load(): void {
@@ -100,12 +109,12 @@ export class TakeoverPlace implements AsyncDisposable {
     return (await this.serve.until("took_over"))["gap_ms"] as number;
   }
 
-  /** Asks for a handover as a new process does, and plays it. */
-  async impersonate(act: (talk: Talk) => Promise<void>): Promise<void> {
+  /** Asks for a handover as a new process of this version does, and plays it. */
+  async impersonate(act: (talk: Talk) => Promise<void>, version = 1): Promise<void> {
     const socket = `${this.folder}/fake.sock`;
     const { promise, resolve } = Promise.withResolvers<SocketChannel>();
     using _listener = this.#pump.listen(socket, { accept: resolve });
-    const answer = await askTakeover(this.control, { socket, version: 1 });
+    const answer = await askTakeover(this.control, { socket, version });
     assert.equal((answer as { pid: number }).pid, this.serve.program.pid);
     using talk = new Talk(await within("its connection", end_ms, promise));
     await act(talk);
@@ -164,6 +173,7 @@ export class TakeoverPlace implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#crew?.stop();
+    for (const kept of this.kept) kept[Symbol.dispose]();
     for (const guest of this.#guests) await guest[Symbol.asyncDispose]();
     await this.#pump[Symbol.asyncDispose]();
     await this.serve[Symbol.asyncDispose]();

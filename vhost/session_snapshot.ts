@@ -5,6 +5,7 @@
  * @module
  */
 import type { VringConfig } from "./dataplane.ts";
+import type { Inflight } from "./inflight.ts";
 import { MemoryTable } from "./memory_table.ts";
 import type { Offer } from "./offer.ts";
 import type { PostCopy } from "./post_copy.ts";
@@ -12,8 +13,11 @@ import { initialSession, type SessionState } from "./session.ts";
 import { featureNames, protocolFeatureNames } from "./spec.ts";
 import type { VringState } from "./vring_state.ts";
 
-/** Raised when an older reader would misunderstand; a reader knows all versions before its own. */
-export const snapshotVersion = 1;
+/**
+ * Raised when an older reader would misunderstand; a reader knows all versions before its own. Version 2 has memory
+ * that the front end keeps of what is in flight; what version 1 can say is written in that.
+ */
+export const snapshotVersion = 2;
 
 /** What JSON has; numbers of 64 bits are text, in hexadecimal. */
 export type Json = string | number | boolean | null | readonly Json[] | { readonly [name: string]: Json };
@@ -21,19 +25,23 @@ export type Json = string | number | boolean | null | readonly Json[] | { readon
 type Row = { readonly [name: string]: Json };
 
 const ringKeys = ["desc", "avail", "used", "log"] as const;
+const inflightKeys = ["mmapSize", "mmapOffset"] as const;
 const regionKeys = ["gpa", "size", "userAddress", "mmapOffset"] as const;
 
-/** Throws where another process cannot go on: while memory of the guest, or ours, is elsewhere. */
-export function writeSession(state: SessionState): Json {
+/** For one who reads `version`. Throws where it cannot go on: while memory of the guest is elsewhere. */
+export function writeSession(state: SessionState, version: number): Json {
   const { features, protocolFeatures, status, mtu, memory, postCopy, vrings, inflight } = state;
   if (postCopy === "advised" || postCopy === "listening") {
     throw new Error("its guest arrives by post-copy: wait until all of its memory is here");
   }
-  if (inflight !== undefined) {
-    throw new Error("its front end keeps memory of what is in flight: have it connect without INFLIGHT_SHMFD");
+  if (inflight !== undefined && version < 2) {
+    throw new Error(
+      "its front end keeps memory of what is in flight, and the other program is too old for that: " +
+        "take a newer one, or have it connect without INFLIGHT_SHMFD",
+    );
   }
   return {
-    version: snapshotVersion,
+    version: inflight === undefined ? 1 : 2,
     features: features === undefined ? null : hex(features),
     protocolFeatures: hex(protocolFeatures),
     status,
@@ -41,6 +49,19 @@ export function writeSession(state: SessionState): Json {
     postCopy,
     regions: memory.regions.map((region) => hexRow(region, regionKeys)),
     vrings: vrings.map(writeVring),
+    ...inflight === undefined ? {} : { inflight: writeInflight(inflight) },
+  };
+}
+
+function writeInflight({ mmapSize, mmapOffset, queueCount, queueSize }: Inflight): Row {
+  return { ...hexRow({ mmapSize, mmapOffset }, inflightKeys), queueCount, queueSize };
+}
+
+function readInflight(row: Row): Inflight {
+  return {
+    ...bigRow(row, inflightKeys),
+    queueCount: number(row, "queueCount"),
+    queueSize: number(row, "queueSize"),
   };
 }
 
@@ -88,6 +109,7 @@ export function readSession(value: Json, offer: Offer): SessionState {
     mtu: optional(row, "mtu"),
     memory: MemoryTable.of(listOf(row, "regions").map((region) => bigRow(rowOf(region, "region"), regionKeys))),
     postCopy: postCopyOf(row),
+    inflight: version < 2 ? undefined : readInflight(rowOf(row["inflight"], "inflight memory")),
     vrings: initial.vrings.map((vring) => vrings[vring.index] ?? vring),
   };
 }

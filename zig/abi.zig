@@ -250,9 +250,13 @@ pub const UplinkState = extern struct {
     tap_header_bytes: i32,
     /// It was set up by us.
     raised: u32,
+    // Of AF_XDP:
+    /// A frame may be longer than a chunk.
+    in_pieces: u32,
+    padding: u32,
 
     comptime {
-        assertShape(UplinkState, 32);
+        assertShape(UplinkState, 40);
     }
 };
 

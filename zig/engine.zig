@@ -208,7 +208,8 @@ pub const Engine = struct {
     }
 
     /// What we have in hand of the port's rings is written to this part of a file, too, and is what that says where
-    /// nothing else is known; the fd is only borrowed. No ring runs.
+    /// nothing else is known; the fd is only borrowed. No ring runs. Or, not owned, it is only mapped before
+    /// `ownInflight`.
     pub fn setInflight(
         _: *Engine,
         port: *Port,
@@ -216,10 +217,20 @@ pub const Engine = struct {
         part: abi.Region,
         queues: u32,
         queue_size: u32,
+        owned: bool,
     ) Error!void {
         for (port.vrings) |*vring| if (vring.started) return error.AlreadyStarted;
         if (queues > port.vrings.len) return error.InvalidArgument;
-        port.adoptInflight(try .create(fd, part.mmap_offset, part.size_bytes, queues, queue_size));
+        const inflight: *Inflight = try .create(fd, part.mmap_offset, part.size_bytes, queues, queue_size);
+        inflight.owned = owned;
+        port.adoptInflight(inflight);
+    }
+
+    /// Another process writes there no more, from now on.
+    pub fn ownInflight(engine: *Engine, port: *Port) Error!void {
+        try engine.hold();
+        defer engine.release();
+        port.ownInflight();
     }
 
     /// Says in the guest's name where it is, once, as soon as its first ring is up.

@@ -155,7 +155,8 @@ pub export fn port_journal_fd(handle: u32, number: u32) i32 {
 }
 
 /// What we have in hand of so many of the port's rings, of `queue_size` at most, is written to `size_bytes` of a file,
-/// borrowed, from `mmap_offset` of `part` on (vhost-user, Inflight I/O tracking). None of them runs.
+/// borrowed, from `mmap_offset` of `part` on (vhost-user, Inflight I/O tracking). None of them runs. `owned` 0: another
+/// process writes there, and nothing does here before `port_own_inflight`.
 pub export fn port_set_inflight(
     handle: u32,
     number: u32,
@@ -163,10 +164,26 @@ pub export fn port_set_inflight(
     fd: i32,
     queues: u32,
     queue_size: u32,
+    owned: u32,
 ) i32 {
     const place = portOf(handle, number) orelse return status(.no_such_handle);
-    place.engine.setInflight(place.port, fd, part.*, queues, queue_size) catch |reason| return failure(reason);
+    const engine = place.engine;
+    engine.setInflight(place.port, fd, part.*, queues, queue_size, owned != 0) catch |reason| return failure(reason);
     return 0;
+}
+
+/// Nobody else writes to what was set so any more. No ring was served since it was started.
+pub export fn port_own_inflight(handle: u32, number: u32) i32 {
+    const place = portOf(handle, number) orelse return status(.no_such_handle);
+    place.engine.ownInflight(place.port) catch |reason| return failure(reason);
+    return 0;
+}
+
+/// Returns the fd, the port's own, of what was set so.
+pub export fn port_inflight_fd(handle: u32, number: u32) i32 {
+    const place = portOf(handle, number) orelse return status(.no_such_handle);
+    const inflight = place.port.inflight orelse return status(.no_such_handle);
+    return if (inflight.fd >= 0) inflight.fd else status(.limit_reached);
 }
 
 /// 1: a ring of the port runs, or was left by somebody who could not stop it; 0: none.
@@ -213,35 +230,37 @@ pub export fn uplink_gone(handle: u32) i32 {
     return @intFromBool(uplink.isGone());
 }
 
-/// Fills in what a process needs that is to go on with it, beside the fds. Fails for AF_XDP.
+/// Fills in what a process needs that is to go on with it, beside the fds. Fails for AF_XDP before Linux 6.4.
 pub export fn uplink_state(handle: u32, state: *abi.UplinkState) i32 {
     const uplink = uplinks.get(handle) orelse return status(.no_such_handle);
     state.* = uplink.state() catch |reason| return failure(reason);
     return 0;
 }
 
-/// Returns the fd, the uplink's own, of a queue pair.
-pub export fn uplink_fd(handle: u32, pair: u32) i32 {
+/// Returns an fd, the uplink's own, that a process needs that is to go on with it: one for each queue pair; of AF_XDP
+/// then one for the memory of each, two that keep the program, and one by which the interface hears all.
+pub export fn uplink_fd(handle: u32, number: u32) i32 {
     const uplink = uplinks.get(handle) orelse return status(.no_such_handle);
-    return uplink.fdOf(pair) catch |reason| failure(reason);
+    return uplink.fdOf(number) catch |reason| failure(reason);
 }
 
-/// Returns a handle. On success it owns the fds, one for each queue pair. It is shared.
+/// Returns a handle. On success it owns the fds, all of `uplink_fd`. It is shared.
 pub export fn uplink_adopt(uplink: *const abi.Uplink, state: *const abi.UplinkState, fds: [*]const i32) i32 {
     if (uplink.queue_pairs > abi.queue_pairs_max) return status(.invalid_argument);
-    const adopted = Uplink.adopt(uplink, state.*, fds[0..uplink.queue_pairs]) catch |reason| return failure(reason);
+    const count = Uplink.fdCount(uplink.kind, uplink.queue_pairs);
+    const adopted = Uplink.adopt(uplink, state.*, fds[0..count]) catch |reason| return failure(reason);
     return handleOf(uplinks.open(adopted)) orelse {
         // The caller has the fds still.
-        adopted.destroy();
+        adopted.forget();
         return status(.limit_reached);
     };
 }
 
-/// Where to go on in the ring of a queue pair, of one that was adopted and is not attached yet.
+/// Where to go on in the rings of a queue pair, of one that was adopted and is not attached yet. The other process
+/// rests.
 pub export fn uplink_begin_at(handle: u32, pair: u32, position: u32) i32 {
     const uplink = uplinks.get(handle) orelse return status(.no_such_handle);
-    if (pair >= uplink.queuePairs() or uplink.positions == null) return status(.invalid_argument);
-    uplink.positions.?[pair] = position;
+    uplink.beginAt(pair, position) catch |reason| return failure(reason);
     return 0;
 }
 

@@ -8,6 +8,7 @@
 const std = @import("std");
 const abi = @import("abi.zig");
 const ForeignPart = @import("foreign_part.zig").ForeignPart;
+const sys = @import("sys.zig");
 
 pub const Error = error{Misaligned} || @import("foreign_part.zig").Error;
 
@@ -22,10 +23,14 @@ const part_align = @alignOf(u64);
 
 pub const Inflight = struct {
     file: ForeignPart,
+    /// Where it lies: a duplicate of the file's descriptor, or -1 where there were no more.
+    fd: i32,
+    /// False: another process writes to it still, and we only map it.
+    owned: bool,
     queues: u32,
     queue_size: u32,
 
-    /// Maps `bytes` of a file, borrowed, from `offset` on.
+    /// Maps `bytes` of a file, borrowed, from `offset` on. It is ours.
     pub fn create(fd: i32, offset: u64, bytes: u64, queues: u32, queue_size: u32) Error!*Inflight {
         if (queues == 0 or queues > 2 * abi.queue_pairs_max) return error.InvalidArgument;
         if (queue_size == 0 or queue_size > abi.vring_size_max) return error.InvalidArgument;
@@ -34,13 +39,16 @@ pub const Inflight = struct {
         errdefer std.heap.c_allocator.destroy(inflight);
         inflight.queues = queues;
         inflight.queue_size = queue_size;
+        inflight.owned = true;
         try inflight.file.open(fd, offset, bytes);
+        inflight.fd = sys.duplicate(fd) catch -1;
         return inflight;
     }
 
     /// No ring runs.
     pub fn destroy(inflight: *Inflight) void {
         inflight.file.close();
+        if (inflight.fd >= 0) sys.close(inflight.fd);
         std.heap.c_allocator.destroy(inflight);
     }
 

@@ -309,3 +309,38 @@ test "memory that does not hold what it should is refused, or the ring that it d
     rig.from.device.inflight = rig.inflight;
     try rig.from.device.start(rig.from.device.config);
 }
+
+fn expectUntouched(comptime Driver: type) !void {
+    const rig = try rigOf(Driver, 3, 3);
+    defer rig.destroy();
+    const inflight = rig.inflight.?;
+    const before = try testing.allocator.dupe(u8, inflight.file.bytes);
+    defer testing.allocator.free(before);
+    for (0..30) |rounds| {
+        for (0..rounds) |_| try rig.round();
+        @memcpy(before, inflight.file.bytes);
+        inflight.owned = false;
+        for ([_]*driver_rig.End(Driver){ &rig.to, &rig.from }) |end| {
+            const config = end.device.config;
+            _ = try end.device.leave();
+            try end.device.start(config);
+            try testing.expect(end.device.taken_up);
+            recovery.settle(&end.device, end == &rig.from);
+            // One that fails now leaves it so.
+            _ = try end.device.leave();
+            try end.device.start(config);
+            recovery.settle(&end.device, end == &rig.from);
+        }
+        try testing.expectEqualSlices(u8, before, inflight.file.bytes);
+        inflight.owned = true;
+        for ([_]*driver_rig.End(Driver){ &rig.to, &rig.from }) |end| end.device.ownRegion();
+    }
+    for ([_]*driver_rig.End(Driver){ &rig.to, &rig.from }) |end| try takeUp(rig, end, end == &rig.from);
+    for (0..10) |_| try rig.round();
+    try testing.expectEqual(0, rig.from.device.stats.drop_crash);
+}
+
+test "memory that another process still writes to is not touched before it is ours, and then is right" {
+    try expectUntouched(DriverSplit);
+    try expectUntouched(DriverPacked);
+}

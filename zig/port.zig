@@ -71,6 +71,13 @@ pub const Port = struct {
         for (port.vrings) |*vring| vring.inflight = inflight;
     }
 
+    /// Another process had it until now. Rings rest since they were started.
+    pub fn ownInflight(port: *Port) void {
+        const inflight = port.inflight orelse return;
+        inflight.owned = true;
+        for (port.vrings) |*vring| vring.ownRegion();
+    }
+
     /// Closes eventfds; memory and log must be gone by then.
     pub fn destroy(port: *Port) void {
         port.adoptInflight(null);

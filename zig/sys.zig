@@ -474,6 +474,7 @@ pub fn isReadable(fd: i32) bool {
 }
 
 pub const errno_no_buffers: u16 = @backingInt(linux.E.NOBUFS);
+pub const errno_not_supported: u16 = @backingInt(linux.E.OPNOTSUPP);
 pub const errno_too_long: u16 = @backingInt(linux.E.MSGSIZE);
 pub const errno_invalid: u16 = @backingInt(linux.E.INVAL);
 pub const errno_busy: u16 = @backingInt(linux.E.BUSY);

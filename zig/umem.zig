@@ -1,5 +1,5 @@
 //! The memory of an AF_XDP socket, in chunks of which each holds a frame or a piece of one (Linux,
-//! Documentation/networking/af_xdp.rst).
+//! Documentation/networking/af_xdp.rst). It is a file, so that another process can go on with it.
 
 const std = @import("std");
 const sys = @import("sys.zig");
@@ -32,23 +32,66 @@ const Registration = extern struct { address: u64, bytes: u64, chunk_bytes: u32,
 
 const option_register = 4;
 
+/// Chunks to send from that are in our hands, behind all chunks in the file: only who sends knows. Those to receive
+/// into are in the socket's rings when nothing is being read.
+pub const Hands = extern struct {
+    /// Of the file; another one is laid out in another way.
+    version: u32,
+    count: u32,
+    numbers: [chunks_each]u32,
+
+    const known_version = 1;
+};
+
+const chunks_bytes = 2 * chunks_each * chunk_bytes;
+const file_bytes = chunks_bytes + std.mem.alignForward(usize, @sizeOf(Hands), chunk_bytes);
+
 /// The first half is to receive into, the second to send from.
 pub const Umem = struct {
+    fd: i32,
     map: sys.Map,
 
     pub fn open() sys.Error!Umem {
-        return .{ .map = try sys.mapPrivate(2 * chunks_each * chunk_bytes) };
+        const fd = try sys.memoryFile("umem", file_bytes);
+        errdefer sys.close(fd);
+        const umem: Umem = .{ .fd = fd, .map = try sys.mapShared(fd, 0, file_bytes) };
+        const all = umem.hands();
+        all.version = Hands.known_version;
+        all.count = chunks_each;
+        for (&all.numbers, 0..) |*number, i| number.* = @intCast(i);
+        return umem;
+    }
+
+    /// Of another process, with what it had in hand. The fd is the caller's until it succeeds.
+    pub fn adopt(fd: i32) error{ InvalidArgument, System }!Umem {
+        if ((try sys.fileInfo(fd)).size != file_bytes) return error.InvalidArgument;
+        const umem: Umem = .{ .fd = fd, .map = try sys.mapShared(fd, 0, file_bytes) };
+        errdefer sys.unmap(umem.map);
+        const known = umem.hands().*;
+        if (known.version != Hands.known_version or known.count > chunks_each) return error.InvalidArgument;
+        for (known.numbers[0..known.count]) |number| if (number >= chunks_each) return error.InvalidArgument;
+        return umem;
     }
 
     pub fn close(umem: Umem) void {
+        umem.forget();
+        sys.close(umem.fd);
+    }
+
+    /// Leaves its descriptor to the caller.
+    pub fn forget(umem: Umem) void {
         sys.unmap(umem.map);
+    }
+
+    pub fn hands(umem: Umem) *Hands {
+        return @ptrCast(@alignCast(umem.map[chunks_bytes..].ptr));
     }
 
     /// Makes it a socket's, for which its pages are taken and pinned.
     pub fn register(umem: Umem, fd: i32) sys.Error!void {
         const registration: Registration = .{
             .address = @intFromPtr(umem.map.ptr),
-            .bytes = umem.map.len,
+            .bytes = chunks_bytes,
             .chunk_bytes = chunk_bytes,
         };
         try sys.setXdpOption(fd, option_register, std.mem.asBytes(&registration));

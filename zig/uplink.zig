@@ -57,7 +57,12 @@ pub const Uplink = struct {
         return uplink;
     }
 
-    /// Goes on with what another process opened, and takes the fds over: one for each queue pair. It is shared.
+    /// So many descriptors another process needs that is to go on with such an interface.
+    pub fn fdCount(kind: abi.UplinkKind, queue_pairs: u32) u32 {
+        return if (kind == .xdp) XdpQueues.fdCount(queue_pairs) else queue_pairs;
+    }
+
+    /// Goes on with what another process opened, and takes the fds over. It is shared.
     pub fn adopt(config: *const abi.Uplink, known: abi.UplinkState, fds: []const i32) Error!*Uplink {
         if (config.queue_pairs == 0 or config.queue_pairs > abi.queue_pairs_max) return error.InvalidArgument;
         const uplink = try std.heap.c_allocator.create(Uplink);
@@ -80,10 +85,19 @@ pub const Uplink = struct {
                 uplink.way = .{ .packet = undefined };
                 uplink.way.packet.adopt(known, fds);
             },
-            // Its memory for frames is that of one process.
-            .xdp => return error.InvalidArgument,
+            .xdp => {
+                uplink.way = .{ .xdp = undefined };
+                try uplink.way.xdp.adopt(known.in_pieces != 0, fds);
+            },
         }
         return uplink;
+    }
+
+    /// Where the other process rests, in a queue pair of one that is not attached yet.
+    pub fn beginAt(uplink: *Uplink, pair: u32, position: u32) error{InvalidArgument}!void {
+        if (uplink.positions == null or pair >= uplink.queuePairs()) return error.InvalidArgument;
+        uplink.positions.?[pair] = position;
+        if (uplink.way == .xdp) uplink.way.xdp.sockets[pair].goOn();
     }
 
     /// For `adopt`.
@@ -102,18 +116,22 @@ pub const Uplink = struct {
                 known.features = sockets.features;
                 known.header_bytes = sockets.header_bytes;
             },
-            .xdp => return error.InvalidArgument,
+            .xdp => |*queues| {
+                // Before that, rings cannot be mapped once more.
+                if (!sys.kernelIsAtLeast(6, 4)) return sys.fail(sys.errno_not_supported);
+                known.in_pieces = @intFromBool(queues.sockets[0].sender.in_pieces);
+            },
         }
         return known;
     }
 
-    /// The descriptor of a queue pair, still ours.
-    pub fn fdOf(uplink: *const Uplink, pair: usize) Error!i32 {
-        if (pair >= uplink.queuePairs()) return error.InvalidArgument;
+    /// A descriptor that another process needs, still ours. First come those of the queue pairs.
+    pub fn fdOf(uplink: *const Uplink, number: usize) Error!i32 {
+        if (number >= fdCount(uplink.way, uplink.queuePairs())) return error.InvalidArgument;
         return switch (uplink.way) {
-            .tap => |*tap| tap.fds[pair],
-            .packet => |*sockets| sockets.fds[pair],
-            .xdp => error.InvalidArgument,
+            .tap => |*tap| tap.fds[number],
+            .packet => |*sockets| sockets.fds[number],
+            .xdp => |*queues| queues.fdOf(number),
         };
     }
 
@@ -133,7 +151,12 @@ pub const Uplink = struct {
     }
 
     /// Leaves its descriptors to the caller.
-    pub fn destroy(uplink: *Uplink) void {
+    pub fn forget(uplink: *Uplink) void {
+        if (uplink.way == .xdp) uplink.way.xdp.forget();
+        uplink.destroy();
+    }
+
+    fn destroy(uplink: *Uplink) void {
         std.heap.c_allocator.destroy(uplink);
     }
 

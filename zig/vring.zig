@@ -183,8 +183,10 @@ pub const Vring = struct {
         ring.event_idx = spec.has(config.features, spec.Feature.event_idx);
         ring.record = vring.record;
         ring.place(areas.desc, areas.avail, areas.used);
-        const region = if (vring.inflight) |all| try Region.create(all, vring.number, config.size) else null;
-        errdefer if (region) |one| one.destroy();
+        const created = if (vring.inflight) |all| try Region.create(all, vring.number, config.size) else null;
+        errdefer if (created) |one| one.destroy();
+        // While another process has it, it is neither read nor written.
+        const region = if (vring.ownsRegion()) created else null;
         vring.taken_up = vring.isKnown(config, ring.eventWord());
         vring.unsettled = vring.taken_up;
         if (vring.unsettled) {
@@ -202,7 +204,7 @@ pub const Vring = struct {
             if (!vring.unsettled) beginRecord(ring, config);
             if (!left) if (region) |one| ring.beginRegion(one);
         }
-        ring.region = region;
+        ring.region = created;
     }
 
     /// The ring's record begins anew, from where the ring is.
@@ -211,8 +213,9 @@ pub const Vring = struct {
     }
 
     /// What was held by the region is settled: the record knows the ring from now on. Where it was settled by the
-    /// record, the region begins anew.
+    /// record, the region begins anew, if it is ours.
     pub fn trackAnew(vring: *Vring, by_record: bool) void {
+        if (by_record and !vring.ownsRegion()) return;
         switch (vring.format) {
             .split => trackRing(&vring.ring.split, vring.config, by_record),
             .packed_ring => trackRing(&vring.ring.packed_ring, vring.config, by_record),
@@ -222,6 +225,15 @@ pub const Vring = struct {
     fn trackRing(ring: anytype, config: abi.VringConfig, by_record: bool) void {
         if (!by_record) return beginRecord(ring, config);
         if (ring.region) |region| ring.beginRegion(region);
+    }
+
+    /// The region is ours from now on. The ring rests since it was started.
+    pub fn ownRegion(vring: *Vring) void {
+        if (vring.isTracked()) vring.trackAnew(true);
+    }
+
+    fn ownsRegion(vring: *const Vring) bool {
+        return if (vring.inflight) |all| all.owned else false;
     }
 
     /// Starts a ring whose driver we are, and owns its queue. One that sends is to be enabled when the device is ready.
@@ -245,7 +257,7 @@ pub const Vring = struct {
 
     /// Where it stopped, its front end is to know.
     pub fn stop(vring: *Vring) Error!abi.VringState {
-        if (vring.isTracked() and !vring.unsettled) switch (vring.format) {
+        if (vring.isTracked() and vring.ownsRegion() and !vring.unsettled) switch (vring.format) {
             .split => if (vring.ring.split.region) |region| region.end(),
             .packed_ring => if (vring.ring.packed_ring.region) |region| region.end(),
         };

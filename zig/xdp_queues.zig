@@ -48,6 +48,52 @@ pub const XdpQueues = struct {
         config.step = .none;
     }
 
+    /// What another process needs that is to go on with it: for each queue a socket, then for each its memory, then
+    /// what keeps the program, and the listener.
+    pub fn fdCount(queue_pairs: u32) u32 {
+        return 2 * queue_pairs + 3;
+    }
+
+    /// One of them, still ours.
+    pub fn fdOf(queues: *const XdpQueues, number: usize) i32 {
+        const pairs = queues.queue_pairs;
+        if (number < pairs) return queues.sockets[number].fd;
+        if (number < 2 * pairs) return queues.sockets[number - pairs].umem.fd;
+        return switch (number - 2 * pairs) {
+            0 => queues.program.?.link,
+            1 => queues.program.?.map,
+            2 => queues.listener,
+            else => unreachable,
+        };
+    }
+
+    /// Goes on with them, which are the caller's until it succeeds.
+    pub fn adopt(
+        queues: *XdpQueues,
+        in_pieces: bool,
+        fds: []const i32,
+    ) error{ InvalidArgument, OutOfMemory, System }!void {
+        const pairs = (fds.len - 3) / 2;
+        const rest = fds[2 * pairs ..];
+        queues.* = .{
+            .sockets = undefined,
+            .queue_pairs = 0,
+            .program = .{ .link = rest[0], .map = rest[1], .in_pieces = in_pieces },
+            .listener = rest[2],
+        };
+        errdefer queues.forget();
+        while (queues.queue_pairs < pairs) : (queues.queue_pairs += 1) {
+            const queue = queues.queue_pairs;
+            queues.sockets[queue] = try .adopt(fds[queue], fds[pairs + queue], in_pieces);
+        }
+    }
+
+    /// Leaves its descriptors to the caller.
+    pub fn forget(queues: *XdpQueues) void {
+        for (queues.sockets[0..queues.queue_pairs]) |socket| socket.forget();
+        queues.queue_pairs = 0;
+    }
+
     /// The interface is as before, but for an MTU that was asked for: that is its `Uplink`'s to restore.
     pub fn close(queues: *XdpQueues) void {
         if (queues.program) |program| program.close();

@@ -26,15 +26,19 @@ pub const XdpReceiver = struct {
         const ring: XdpRing(Piece) = try .open(fd, ring_at, offsets.receive, umem_file.ring_entries);
         errdefer ring.close();
         const fill: XdpRing(u64) = try .open(fd, fill_at, offsets.fill, umem_file.ring_entries);
-        return .over(fd, umem, ring, fill);
+        return .{ .fd = fd, .umem = umem, .ring = ring, .fill = fill, .taken = 0 };
     }
 
     /// Gives the kernel all chunks that are to receive into: a driver may want them when the socket is bound.
-    fn over(fd: i32, umem: Umem, ring: XdpRing(Piece), fill: XdpRing(u64)) XdpReceiver {
-        var receiver: XdpReceiver = .{ .fd = fd, .umem = umem, .ring = ring, .fill = fill, .taken = 0 };
+    pub fn stock(receiver: *XdpReceiver) void {
         for (0..umem_file.chunks_each) |number| receiver.fill.put(umem_file.receiveAddress(@intCast(number)));
         receiver.fill.publish();
-        return receiver;
+    }
+
+    /// Goes on where another process rests, which has given back all that it read.
+    pub fn goOn(receiver: *XdpReceiver) void {
+        receiver.ring.resumeConsuming();
+        receiver.fill.resumeProducing();
     }
 
     pub fn close(receiver: XdpReceiver) void {
@@ -102,6 +106,10 @@ const Bench = struct {
         };
     }
 
+    fn receiver(bench: *const Bench) XdpReceiver {
+        return .{ .fd = -1, .umem = bench.umem, .ring = bench.ring.ours, .fill = bench.fill.ours, .taken = 0 };
+    }
+
     fn destroy(bench: Bench) void {
         bench.fill.destroy();
         bench.ring.destroy();
@@ -126,7 +134,8 @@ const Bench = struct {
 test "packets come in pieces where they lie, and their chunks go back, however many there were" {
     var bench: Bench = try .create();
     defer bench.destroy();
-    var receiver: XdpReceiver = .over(-1, bench.umem, bench.ring.ours, bench.fill.ours);
+    var receiver = bench.receiver();
+    receiver.stock();
     var arrival: Arrival = undefined;
     for (0..2 * umem_file.chunks_each) |round| {
         try std.testing.expect(!receiver.pending());
@@ -152,7 +161,8 @@ test "packets come in pieces where they lie, and their chunks go back, however m
 test "a packet waits until it is whole, and one in too many pieces is told by its length" {
     var bench: Bench = try .create();
     defer bench.destroy();
-    var receiver: XdpReceiver = .over(-1, bench.umem, bench.ring.ours, bench.fill.ours);
+    var receiver = bench.receiver();
+    receiver.stock();
     var arrival: Arrival = undefined;
     bench.ring.kernels.put(.{ .address = 256, .len = 3840, .options = Piece.continued });
     bench.ring.kernels.publish();
@@ -165,4 +175,32 @@ test "a packet waits until it is whole, and one in too many pieces is told by it
     try std.testing.expect(receiver.read(&arrival));
     try std.testing.expectEqual(1000 * (Arrival.segments_max + 2), arrival.len);
     try std.testing.expectEqual(Arrival.segments_max, arrival.count);
+}
+
+test "another process goes on where one rests, between pieces of a packet, and all chunks are there" {
+    var bench: Bench = try .create();
+    defer bench.destroy();
+    var one = bench.receiver();
+    one.stock();
+    var arrival: Arrival = undefined;
+    for (0..3 * umem_file.ring_entries) |round| {
+        const content: u8 = @truncate(round);
+        bench.arrive(content, &.{ 3840, 100 });
+        bench.arrive(content +% 1, &.{3840});
+        bench.ring.kernels.entryAt(bench.ring.kernels.next -% 1).options = Piece.continued;
+        try std.testing.expect(one.read(&arrival));
+        try std.testing.expectEqual(content, arrival.segments[1].base[99]);
+        try std.testing.expect(!one.read(&arrival));
+        one.giveBack();
+        bench.arrive(content +% 1, &.{77});
+        var other = bench.receiver();
+        other.goOn();
+        try std.testing.expect(other.read(&arrival));
+        try std.testing.expectEqual(3917, arrival.len);
+        try std.testing.expectEqual(content +% 1, arrival.segments[1].base[76]);
+        other.giveBack();
+        bench.fill.kernels.release();
+        try std.testing.expectEqual(umem_file.chunks_each, bench.fill.kernels.available());
+        one = other;
+    }
 }

@@ -36,7 +36,7 @@ pub fn XdpRing(comptime Entry: type) type {
             return .over(try sys.mapShared(fd, at, offsets.entries + count * @sizeOf(Entry)), offsets, count);
         }
 
-        /// One that nobody used before, in memory that is laid out so.
+        /// One that nobody used before, or that is still to be resumed, in memory that is laid out so.
         pub fn over(map: sys.Map, offsets: RingOffsets, count: u32) Ring {
             std.debug.assert(std.math.isPowerOfTwo(count));
             const entries: [*]Entry = @ptrCast(@alignCast(map[@intCast(offsets.entries)..]));
@@ -55,6 +55,11 @@ pub fn XdpRing(comptime Entry: type) type {
         }
 
         // Of a ring whose producer we are.
+
+        /// Goes on behind what another process showed.
+        pub fn resumeProducing(ring: *Ring) void {
+            ring.next = @atomicLoad(u32, ring.producer, .acquire);
+        }
 
         /// There is room: a ring has as many entries as there are chunks.
         pub fn put(ring: *Ring, entry: Entry) void {
@@ -81,6 +86,11 @@ pub fn XdpRing(comptime Entry: type) type {
 
         // Of a ring whose consumer we are.
 
+        /// Goes on behind what another process released.
+        pub fn resumeConsuming(ring: *Ring) void {
+            ring.next = @atomicLoad(u32, ring.consumer, .acquire);
+        }
+
         /// There, and not consumed by us.
         pub fn available(ring: *const Ring) u32 {
             return @atomicLoad(u32, ring.producer, .acquire) -% ring.next;
@@ -96,7 +106,7 @@ pub fn XdpRing(comptime Entry: type) type {
             @atomicStore(u32, ring.consumer, ring.next, .release);
         }
 
-        fn entryAt(ring: *const Ring, index: u32) *Entry {
+        pub fn entryAt(ring: *const Ring, index: u32) *Entry {
             return &ring.entries[index & (ring.entries.len - 1)];
         }
     };

@@ -8,6 +8,7 @@ const sys = @import("sys.zig");
 const umem_file = @import("umem.zig");
 const xdp_ring = @import("xdp_ring.zig");
 
+const Hands = umem_file.Hands;
 const Piece = umem_file.Piece;
 const Umem = umem_file.Umem;
 const XdpRing = xdp_ring.XdpRing;
@@ -26,8 +27,7 @@ pub const XdpSender = struct {
     ring: XdpRing(Piece),
     /// Chunks that the kernel is done with.
     completion: XdpRing(u64),
-    free: [umem_file.chunks_each]u32,
-    free_count: u32,
+    free: *Hands,
     /// A frame may be longer than a chunk.
     in_pieces: bool,
     /// The last burst did not leave.
@@ -58,12 +58,16 @@ pub const XdpSender = struct {
             .umem = umem,
             .ring = ring,
             .completion = completion,
-            .free = undefined,
-            .free_count = umem_file.chunks_each,
+            .free = umem.hands(),
             .in_pieces = in_pieces,
             .is_down = false,
         };
-        for (&sender.free, 0..) |*number, i| number.* = @intCast(i);
+    }
+
+    /// Goes on where another process rests, which has shown all that it put.
+    pub fn goOn(sender: *XdpSender) void {
+        sender.ring.resumeProducing();
+        sender.completion.resumeConsuming();
     }
 
     pub fn close(sender: *const XdpSender) void {
@@ -77,10 +81,11 @@ pub const XdpSender = struct {
         if (left > 1 and !sender.in_pieces) return &stats.drop_too_big;
         if (sender.is_down) return &stats.drop_link_down;
         if (!sender.has(left)) return if (sender.is_down) &stats.drop_link_down else &stats.drop_no_buffer;
+        const free = sender.free;
         var cursor: chain.Cursor = .{ .segments = frame.segments };
         while (left > 0) : (left -= 1) {
-            sender.free_count -= 1;
-            const number = sender.free[sender.free_count];
+            free.count -= 1;
+            const number = free.numbers[free.count];
             sender.ring.put(.{
                 .address = umem_file.sendAddress(number),
                 .len = @intCast(cursor.read(sender.umem.sendChunk(number))),
@@ -92,19 +97,20 @@ pub const XdpSender = struct {
 
     /// Whether there are so many chunks, or will be once the kernel did what it has.
     fn has(sender: *XdpSender, chunks: u32) bool {
-        if (sender.free_count >= chunks) return true;
+        if (sender.free.count >= chunks) return true;
         sender.reap();
-        if (sender.free_count >= chunks) return true;
+        if (sender.free.count >= chunks) return true;
         sender.finish();
         sender.reap();
-        return sender.free_count >= chunks;
+        return sender.free.count >= chunks;
     }
 
     fn reap(sender: *XdpSender) void {
+        const free = sender.free;
         const available = sender.completion.available();
         for (0..available) |ahead| {
-            sender.free[sender.free_count] = umem_file.sendNumber(sender.completion.peek(@intCast(ahead)));
-            sender.free_count += 1;
+            free.numbers[free.count] = umem_file.sendNumber(sender.completion.peek(@intCast(ahead)));
+            free.count += 1;
         }
         sender.completion.next +%= available;
         sender.completion.release();
@@ -228,4 +234,48 @@ test "what finds no chunk, or fits none, is dropped and counted by reason" {
     flags.* = 0;
     bench.sender.finish();
     try std.testing.expectEqual(null, bench.put(60));
+}
+
+test "another process goes on with the chunks that one had in hand, and others that come back" {
+    const bench: *Bench = try .create(true);
+    defer bench.destroy();
+    for (0..umem_file.chunks_each) |_| {
+        // Some rest in either ring, and one is between them, in the driver's hands.
+        for ([_]u32{ 60, chunk_bytes + 1, 70, 80 }) |len| try std.testing.expectEqual(null, bench.put(len));
+        bench.sender.finish();
+        const held = bench.ring.kernels.peek(0);
+        bench.ring.kernels.next +%= 1;
+        bench.ring.kernels.release();
+        try bench.expectSent(chunk_bytes + 1);
+        const adopted: Umem = try .adopt(bench.umem.fd);
+        defer adopted.forget();
+        var other: XdpSender = undefined;
+        other.over(-1, adopted, bench.ring.ours, bench.completion.ours, true);
+        other.goOn();
+        try bench.expectSent(70);
+        try bench.expectSent(80);
+        bench.completion.kernels.put(held.address);
+        bench.completion.kernels.publish();
+        other.reap();
+        try std.testing.expectEqual(umem_file.chunks_each, other.free.count);
+        var seen: std.StaticBitSet(umem_file.chunks_each) = .empty;
+        for (other.free.numbers) |number| seen.set(number);
+        try std.testing.expectEqual(umem_file.chunks_each, seen.count());
+        bench.sender.goOn();
+    }
+}
+
+test "memory that is laid out in another way, or makes no sense, is refused" {
+    const umem: Umem = try .open();
+    defer umem.close();
+    const hands = umem.hands();
+    for ([_]*u32{ &hands.version, &hands.count, &hands.numbers[7] }) |number| {
+        const before = number.*;
+        number.* = umem_file.chunks_each + 1;
+        try std.testing.expectError(error.InvalidArgument, Umem.adopt(umem.fd));
+        number.* = before;
+    }
+    const short = try sys.memoryFile("test", chunk_bytes);
+    defer sys.close(short);
+    try std.testing.expectError(error.InvalidArgument, Umem.adopt(short));
 }

@@ -51,8 +51,13 @@ pub const XdpSocket = struct {
         socket.umem = try .open();
         errdefer socket.umem.close();
         try socket.umem.register(socket.fd);
+        const count: u32 = umem_file.ring_entries;
+        inline for (.{ option.receive_ring, option.send_ring, option.fill_ring, option.completion_ring }) |name| {
+            try sys.setXdpOption(socket.fd, name, std.mem.asBytes(&count));
+        }
         try socket.openRings(place.in_pieces);
         errdefer socket.closeRings();
+        socket.receiver.stock();
         step.* = .queue;
         var flags: u16 = bind_flag.need_wakeup;
         if (place.in_pieces) flags |= bind_flag.in_pieces;
@@ -62,11 +67,32 @@ pub const XdpSocket = struct {
         return socket;
     }
 
+    /// One of another process, with its memory; `goOn` once that rests. The fds are the caller's until it succeeds.
+    pub fn adopt(fd: i32, memory_fd: i32, in_pieces: bool) error{ InvalidArgument, OutOfMemory, System }!*XdpSocket {
+        const socket = try allocator.create(XdpSocket);
+        errdefer allocator.destroy(socket);
+        socket.fd = fd;
+        socket.umem = try .adopt(memory_fd);
+        errdefer socket.umem.forget();
+        try socket.openRings(in_pieces);
+        socket.users = .init(@backingInt(User.opener));
+        return socket;
+    }
+
+    /// Where the other process rests.
+    pub fn goOn(socket: *XdpSocket) void {
+        socket.receiver.goOn();
+        socket.sender.goOn();
+    }
+
+    /// Leaves its descriptors to the caller.
+    pub fn forget(socket: *XdpSocket) void {
+        socket.closeRings();
+        socket.umem.forget();
+        allocator.destroy(socket);
+    }
+
     fn openRings(socket: *XdpSocket, in_pieces: bool) sys.Error!void {
-        const count: u32 = umem_file.ring_entries;
-        inline for (.{ option.receive_ring, option.send_ring, option.fill_ring, option.completion_ring }) |name| {
-            try sys.setXdpOption(socket.fd, name, std.mem.asBytes(&count));
-        }
         var offsets: xdp_ring.Offsets = undefined;
         try sys.xdpOption(socket.fd, option.mmap_offsets, std.mem.asBytes(&offsets));
         socket.receiver = try .open(socket.fd, socket.umem, offsets);

@@ -68,6 +68,12 @@ export function realTest(
   Deno.test({ name: `${name} [LEFT OUT: lacks ${reason}]`, ignore: true, fn: run });
 }
 
+/** The same, where it takes the machine's capabilities. */
+export function rootTest(...[name, kinds, run]: Parameters<typeof realTest>): void {
+  if (Deno.uid() === 0) return realTest(name, kinds, run);
+  Deno.test({ name: `${name} [LEFT OUT: takes root]`, ignore: true, fn: run });
+}
+
 /** Where a program is, as the shell would find it, with the folders that only root has on its PATH. */
 export function findProgram(name: string): string | undefined {
   if (name.includes("/")) return isFile(name) ? name : undefined;

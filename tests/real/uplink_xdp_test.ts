@@ -5,7 +5,7 @@
 import assert from "node:assert/strict";
 import { host_address, HostAndGuest } from "./host_and_guest.ts";
 import { NetworkNamespace } from "./namespace.ts";
-import { realTest } from "./peers.ts";
+import { realTest, rootTest } from "./peers.ts";
 import { Program } from "./process.ts";
 import { drops, Serve } from "./serve.ts";
 import { segment_bytes, transfer_timeout_ms } from "./transfer.ts";
@@ -25,11 +25,6 @@ if (!isRoot) {
     assert.match(told, /cannot open interface va: it takes CAP_BPF and CAP_NET_ADMIN, other than a user namespace's/);
     assert.equal(code, 3);
   });
-}
-
-function rootTest(name: string, kinds: Parameters<typeof realTest>[1], run: () => Promise<void>): void {
-  if (isRoot) return realTest(name, kinds, run);
-  Deno.test({ name: `${name} [LEFT OUT: takes root]`, ignore: true, fn: run });
 }
 
 rootTest("an interface has its program as long as serve runs, killed or not", ["network"], async () => {
