@@ -130,5 +130,5 @@ export async function measure(wanted: Case, measurement: Measurement): Promise<C
   const found = await watch(pair, measurement);
   const arrived = await account(pair, serve);
   if (arrived.packets === 0 && stop.aborted) return undefined;
-  return { ...wanted, ...found, ...arrived, core_distance_ns };
+  return { ...wanted, ...found, ...arrived, starts: 1, core_distance_ns };
 }

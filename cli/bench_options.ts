@@ -1,9 +1,9 @@
 /**
- * The command line of `bench`: its options, and the plan that follows from them.
+ * The command line of `bench vm2vm` and `bench loop`: its options, and the plan that follows from them.
  *
  * @module
  */
-import { Argument, Command, Option } from "@commander-js/extra-typings";
+import { Command, Option } from "@commander-js/extra-typings";
 import {
   type Case,
   type CaseOffload,
@@ -13,15 +13,12 @@ import {
   takings,
   variants,
   type Way,
-  ways,
 } from "./bench_result.ts";
 import { UsageError } from "./error.ts";
 import { choice, cpuList, wholeNumber } from "./option.ts";
 
-const examples = `
-Two simulated guests, each with its own memory, and a process of its own where there is a CPU for each, are attached to
-a \`serve\` with two ports, over real sockets and real rings. One sends to the other as fast as it can. Every packet
-carries a number; one in about a thousand is checked byte by byte, with --verify every one. Gbit/s counts
+const about = `
+Every packet carries a number; one in about a thousand is checked byte by byte, with --verify every one. Gbit/s counts
 frames, without preamble, gap and checksum.
 
 With --gso the sender leaves its frames to others to be cut, as TSO and USO do: a receiver that takes all gets them
@@ -31,20 +28,40 @@ counted, and one in about a thousand is checked by its checksum.
 With --instructions the worker is held, and let go on by single steps for a while, so that what it executes for each
 packet is counted, with full rings; this says more of a change to its code than any rate on a machine that is not idle.
 
-In a loop, pmd-forward gives one guest's packets back to it. Of rings, --ring both means split and packed; all adds
-those of drivers without MRG_RXBUF, and with IN_ORDER.
+Of rings, --ring both means split and packed; all adds those of drivers without MRG_RXBUF, and with IN_ORDER. One start
+of the processes has the memory and the places of one chance: with --starts all cases are measured so often anew.
 
 With --peer dpdk, testpmd forwards between its net_vhost ports for the same guests on the same CPUs, in turns of a
 quarter of a second: only figures taken so can be compared. It uses huge pages where some are free, and says so.
+`;
 
+const introductions: Record<Way, string> = {
+  vm2vm: `
+Two simulated guests, each with its own memory, and a process of its own where there is a CPU for each, are attached to
+a \`serve\` with two ports, over real sockets and real rings. One sends to the other as fast as it can.`,
+  loop: `
+A simulated guest is attached to \`pmd-forward\`, which gives its packets back to it.`,
+};
+
+const examples: Record<Way, string> = {
+  vm2vm: `
 Examples:
   vhostctl bench vm2vm
   vhostctl bench vm2vm --size 64,1518,65535 --ring packed --verify
   vhostctl bench vm2vm --size 65535 --gso 1448
   vhostctl bench vm2vm --queues 4 --seconds 20 --report bench.html
-  vhostctl bench vm2vm --size 64,1518 --peer dpdk
-  vhostctl bench loop --ring all --size 64,256,1518,9000 --peer dpdk
-  vhostctl bench vm2vm --json | jq '.cases[].mpps'`;
+  vhostctl bench vm2vm --size 64,256,1518,9000 --ring all --starts 5 --peer dpdk
+  vhostctl bench vm2vm --json | jq '.cases[].mpps'`,
+  loop: `
+Examples:
+  vhostctl bench loop
+  vhostctl bench loop --ring all --size 64,256,1518,9000 --peer dpdk`,
+};
+
+const descriptions: Record<Way, string> = {
+  vm2vm: "Measure how fast packets go from one guest to another, and check that they arrive as they were sent.",
+  loop: "Measure how fast a guest's packets go back to it, and check that they arrive as they were sent.",
+};
 
 /** Ethernet's shortest frame without its checksum, and the longest that rings carry. */
 const sizeMin = 60;
@@ -103,14 +120,10 @@ function seconds(text: string): number {
 /** Rings that the switch takes: packed ones of any size, split ones of a power of two (virtio 2.7). */
 const ringSize = wholeNumber("--ring-size", 2, 32768);
 
-/** The command, still without its action. */
-export function benchCommand() {
-  return new Command("bench")
-    .description("Measure how fast packets go from guest to guest, and check that they arrive as they were sent.")
-    .addArgument(
-      new Argument("<what>", "vm2vm: from one guest to another; loop: one guest's packets go back to it")
-        .argParser(choice("bench", ways)),
-    )
+/** The command for one way, still without its action. */
+export function speedOptions(way: Way) {
+  return new Command(way)
+    .description(descriptions[way])
     .addOption(new Option("--size <list>", "frame sizes in bytes, 60 to 65535").default([64], "64").argParser(sizes))
     .addOption(
       new Option("--queues <n>", "queue pairs of each guest").default(1).argParser(wholeNumber("--queues", 1, 128)),
@@ -131,6 +144,10 @@ export function benchCommand() {
         .argParser(takingList),
     )
     .addOption(new Option("--seconds <n>", "how long to measure each case").default(5).argParser(seconds))
+    .addOption(
+      new Option("--starts <n>", "how often to start everything anew, and measure all cases again").default(1)
+        .argParser(wholeNumber("--starts", 1, 1000)),
+    )
     .option("--instructions", "count the instructions of the worker, for each packet")
     .option("--verify", "check every byte of every packet")
     .addOption(
@@ -140,17 +157,18 @@ export function benchCommand() {
     .option("--testpmd <path>", "the testpmd to compare with (default: dpdk-testpmd in the PATH)")
     .option("--report <file>", "write a report in HTML")
     .option("--json", "print one JSON object at the end")
-    .addHelpText("after", examples);
+    .addHelpText("after", introductions[way] + about + examples[way]);
 }
 
 /** What commander makes of the options. */
-export type BenchOptions = ReturnType<ReturnType<typeof benchCommand>["opts"]>;
+export type BenchOptions = ReturnType<ReturnType<typeof speedOptions>["opts"]>;
 
 /** What is to be done. */
 export interface BenchPlan {
   readonly way: Way;
   readonly cases: readonly Case[];
   readonly seconds: number;
+  readonly starts: number;
   readonly verify: boolean;
   readonly instructions: boolean;
   readonly placement: Placement;
@@ -222,6 +240,7 @@ export function planBench(way: Way, options: BenchOptions, allowedCpus: readonly
       )
     ),
     seconds: options.seconds,
+    starts: options.starts,
     verify: options.verify ?? false,
     instructions: options.instructions ?? false,
     placement: place(options.cpus ?? allowedCpus),

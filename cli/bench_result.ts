@@ -90,6 +90,8 @@ export interface PeerResult extends Speed, Arrivals {
 }
 
 export interface CaseResult extends Case, Speed, Arrivals {
+  /** How often all processes were started anew to measure it; rates are over all of these. */
+  readonly starts: number;
   /** Cycles that the workers spent in bursts with packets, divided by these packets. */
   readonly cycles_per_packet: number | undefined;
   /** Of the worker, counted while its rings are full; undefined, if that was not asked for. */
@@ -140,9 +142,14 @@ export function ringName({ ring, variant }: Pick<Case, "ring" | "variant">): str
   return variant === undefined ? ring : `${ring} ${variant}`;
 }
 
+/** What sets cases of one size apart: `packed in-order, 4 queues`, `split, takes nothing`. */
+export function rowName(wanted: Case): string {
+  const { queues, offload } = wanted;
+  const takes = offload === undefined ? "" : `, takes ${offload.receiver_takes}`;
+  return `${ringName(wanted)}${queues > 1 ? `, ${queues} queues` : ""}${takes}`;
+}
+
 /** `64 B split`, `1518 B packed in-order, 4 queues`, `65535 B split, takes nothing`. */
 export function caseName(wanted: Case): string {
-  const { size_bytes, queues, offload } = wanted;
-  const takes = offload === undefined ? "" : `, takes ${offload.receiver_takes}`;
-  return `${size_bytes} B ${ringName(wanted)}${queues > 1 ? `, ${queues} queues` : ""}${takes}`;
+  return `${wanted.size_bytes} B ${rowName(wanted)}`;
 }

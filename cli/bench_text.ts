@@ -20,7 +20,7 @@ import type { Bar } from "./chart.ts";
 import { type Column, quantity } from "./output.ts";
 
 /** A number in three to four digits, not rounded beyond the point: `0.02`, `7.31`, `30.2`, `1234`. */
-function figure(value: number): string {
+export function figure(value: number): string {
   if (value >= 1000) return value.toFixed(0);
   return value >= 100 ? value.toFixed(1) : value.toFixed(2);
 }

@@ -2,7 +2,9 @@
 
 import assert from "node:assert/strict";
 import fc from "fast-check";
-import { benchCommand, place, planBench } from "../cli/bench_options.ts";
+import { matrices } from "../cli/bench_matrix.ts";
+import { mergeStarts } from "../cli/bench_merge.ts";
+import { place, planBench, speedOptions } from "../cli/bench_options.ts";
 import { type BenchResult, type CaseResult, faultless, ringName, speed } from "../cli/bench_result.ts";
 import { caseBars, caseTable, notes } from "../cli/bench_text.ts";
 import { bar, chart } from "../cli/chart.ts";
@@ -12,9 +14,9 @@ import { escapeHtml, reportHtml } from "../cli/report.ts";
 import { quantile, spread } from "../cli/statistics.ts";
 
 function plan(words: readonly string[], cpus: readonly number[] = [0, 1]) {
-  const command = benchCommand().exitOverride().configureOutput({ writeErr: () => {} });
+  const command = speedOptions("vm2vm").exitOverride().configureOutput({ writeErr: () => {} });
   command.action(() => {});
-  command.parse(["vm2vm", ...words], { from: "user" });
+  command.parse(words, { from: "user" });
   return planBench("vm2vm", command.opts(), cpus);
 }
 
@@ -61,6 +63,7 @@ for (
     [["--ring", "both,packed"], /cannot use --ring: both,packed: give packed once/],
     [["--ring-size", "1"], /cannot use --ring-size: 1/],
     [["--ring-size", "300"], /split rings have a power of two/],
+    [["--starts", "0"], /cannot use --starts: 0: give a whole number from 1 to 1000/],
     [["--seconds", "0"], /cannot use --seconds: 0: give 0.1 or more/],
     [["--seconds", "-1"], /cannot use --seconds: -1/],
     [["--seconds", "1e3"], /cannot use --seconds: 1e3/],
@@ -143,6 +146,7 @@ Deno.test("speed() counts frames, not what a wire adds", () => {
 });
 
 const found: CaseResult = {
+  starts: 1,
   ...{ size_bytes: 64, ring: "split", queues: 2, ring_size: 256 },
   ...speed(30_000_000, 64, 2),
   ...{ packets: 30_000_000, lost: 1_200_000, duplicated: 0, reordered: 0, corrupted: 0, checked: 30_000 },
@@ -230,6 +234,50 @@ Deno.test("a peer's figures stand beside ours", () => {
     notes({ ...result, cases: [compared] }).join("\n"),
     /huge pages[^]*\n3 pairs counted\. In 2 somebody/,
   );
+});
+
+/** Of two pairs with the CPUs near, and one with them far. */
+function comparedAt(size_bytes: number, ring: "split" | "packed", factor: number): CaseResult {
+  const { packets, lost, duplicated, reordered, corrupted, checked, seconds, mpps, gbps } = found;
+  const pair = (ratio: number, core_distance_ns: number) => ({
+    ...{ mpps: ratio * factor, peer_mpps: 1, core_distance_ns, disturbed: false },
+  });
+  return {
+    ...{ ...found, size_bytes, ring },
+    peer: {
+      ...{ name: "testpmd", version: "DPDK 1.2", memory: "huge pages" as const, seconds, mpps, gbps },
+      ...{ packets, lost, duplicated, reordered, corrupted, checked, ratio: undefined, pairs_disturbed: 1 },
+      pairs: [pair(3, 50), pair(5, 60), pair(2, 300)],
+    },
+  };
+}
+
+Deno.test("many cases make a matrix of rings and sizes for each distance that there was", () => {
+  assert.deepEqual(matrices([found, { ...found, ring: "packed" }]), [], "one size");
+  const cases = [comparedAt(1518, "split", 2), comparedAt(64, "split", 1), comparedAt(64, "packed", 3)];
+  const [near, far, ...others] = matrices(cases);
+  assert.deepEqual(others, []);
+  assert.match(near!.title, /near/);
+  assert.deepEqual(near!.columns.map(({ title }) => title), ["RING", "64 B", "1518 B"]);
+  const [split, packed] = ["split, 2 queues", "packed, 2 queues"];
+  assert.deepEqual(near!.rows, [[split, "4.00 (2)", "8.00 (2)"], [packed, "12.00 (2)", "-"]]);
+  assert.match(far!.title, /far/);
+  assert.deepEqual(far!.rows, [[split, "2.00 (1)", "4.00 (1)"], [packed, "6.00 (1)", "-"]]);
+  const [plain] = matrices(cases.map(({ peer: _, ...rest }) => rest));
+  assert.deepEqual([plain!.title, plain!.rows[0]], ["Mpps", [split, "15.00", "15.00"]]);
+});
+
+Deno.test("several starts of a case are one result, of all their pairs", () => {
+  assert.equal(mergeStarts([found]), found);
+  const one = comparedAt(64, "split", 1);
+  const other = { ...comparedAt(64, "split", 2), mpps: 30, seconds: 6, corrupted: 2, core_distance_ns: 190 };
+  const merged = mergeStarts([one, other]);
+  assert.deepEqual([merged.starts, merged.seconds, merged.mpps], [2, 8, (2 * 15 + 6 * 30) / 8]);
+  assert.deepEqual([merged.packets, merged.corrupted, merged.core_distance_ns], [60_000_000, 2, 180]);
+  assert.deepEqual(merged.drops, { no_buffer: 2_400_000 });
+  assert.equal(merged.peer!.pairs.length, 6);
+  assert.deepEqual([merged.peer!.ratio!.median, merged.peer!.ratio!.count], [4.5, 6]);
+  assert.equal(merged.peer!.pairs_disturbed, 2);
 });
 
 Deno.test("the report is whole, and holds no foreign tags", () => {

@@ -74,6 +74,16 @@ Deno.test("bench vm2vm checks a part of the packets unless all are wanted", asyn
   assert.ok(found!.checked < found!.packets / 100, `${found!.checked} of ${found!.packets}`);
 });
 
+Deno.test("bench vm2vm measures a matrix of sizes and rings, and starts everything anew for it", async () => {
+  const words = ["vm2vm", "--size", "64,9000", "--ring", "both", "--starts", "2", "--seconds", "0.2"];
+  const { code, stdout, stderr } = await bench(words);
+  assert.equal(code, 0, stderr);
+  assert.match(stdout, /^Mpps\nRING +64 B +9000 B\nsplit( +\d+\.\d+){2}\npacked( +\d+\.\d+){2}\n/m);
+  const result = await measured(...words.slice(1));
+  checkResult(result, 4);
+  assert.ok(result.cases.every(({ starts }) => starts === 2));
+});
+
 Deno.test("bench vm2vm uses several queues, and reorders no flow", async () => {
   const result = await measured("--queues", "2", "--verify");
   checkResult(result, 2);
