@@ -7,6 +7,7 @@
  *
  * @module
  */
+import { floor_gbps } from "./bench_floor.ts";
 import { type Case, type CaseResult, type PairResult, type PeerResult, type Speed, speed } from "./bench_result.ts";
 import { account, distance_ns, type Measurement, pairOptions, socketFolder } from "./bench_measure.ts";
 import { ratioOf } from "./bench_ratio.ts";
@@ -113,6 +114,7 @@ export async function compare(
   const peers = await attach(testpmd.process, sockets);
   testpmd.process.signal("SIGSTOP");
   const ours = await attach(serve.process, serve.sockets);
+  const floor = await floor_gbps(wanted, measurement);
   const pairings = stop.aborted ? [] : await duel(ours, peers, wanted, measurement);
   if (pairings.length === 0) return undefined;
   serve.process.signal("SIGCONT");
@@ -122,6 +124,7 @@ export async function compare(
     ...await account(ours.pair, serve),
     starts: 1,
     core_distance_ns: spread(pairings.flatMap((pairing) => pairing.distance_ns ?? []))?.median,
+    floor_gbps: floor,
     peer: await peerResult(peers, testpmd, pairings, size_bytes),
   };
 }

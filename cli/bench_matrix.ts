@@ -4,7 +4,7 @@
  * @module
  */
 import { ratioOf } from "./bench_ratio.ts";
-import { type Case, type CaseResult, rowName } from "./bench_result.ts";
+import { type Case, type CaseResult, rowName, shareOfFloor } from "./bench_result.ts";
 import { figure } from "./bench_text.ts";
 import { distanceOf, distances, distanceTexts } from "./distance.ts";
 import type { Column } from "./output.ts";
@@ -52,6 +52,9 @@ function ratios(cases: readonly CaseResult[]): Matrix[] {
 /** None where a table alone is as clear: with one size, or one kind of ring. */
 export function matrices(cases: readonly CaseResult[]): Matrix[] {
   if (sizesOf(cases).length < 2 || new Set(cases.map(rowName)).size < 2) return [];
-  if (cases.some(({ peer }) => peer !== undefined)) return ratios(cases);
-  return [matrix("Mpps", cases, ({ mpps }) => figure(mpps))];
+  const own = cases.some(({ peer }) => peer !== undefined)
+    ? ratios(cases)
+    : [matrix("Mpps", cases, ({ mpps }) => figure(mpps))];
+  if (cases.every((found) => shareOfFloor(found) === undefined)) return own;
+  return [...own, matrix("Share of the floor", cases, (found) => shareOfFloor(found)?.toFixed(2) ?? nothing)];
 }

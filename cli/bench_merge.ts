@@ -75,6 +75,7 @@ export function mergeStarts(starts: Several<CaseResult>): CaseResult {
     cycles_per_packet: median(starts.map((start) => start.cycles_per_packet)),
     packets_per_burst: median(starts.map((start) => start.packets_per_burst)),
     core_distance_ns: median(starts.map((start) => start.core_distance_ns)),
+    floor_gbps: median(starts.map((start) => start.floor_gbps)),
     ...instructions_per_packet === undefined ? {} : { instructions_per_packet },
     ...peer === undefined ? {} : { peer: mergePeers([peer, ...peers]) },
   };

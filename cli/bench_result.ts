@@ -104,6 +104,8 @@ export interface CaseResult extends Case, Speed, Arrivals {
   readonly unaccounted: number;
   /** How long a cache line took from the worker's CPU to the sender's, in nanoseconds; undefined if it is the same. */
   readonly core_distance_ns: number | undefined;
+  /** What one thread copied of the same buffers, and nothing else; undefined where it had no CPU of its own. */
+  readonly floor_gbps: number | undefined;
   readonly peer?: PeerResult;
 }
 
@@ -129,6 +131,11 @@ export interface BenchResult {
 /** Whether what arrived is what was sent, in order. Losses are no fault: see `Arrivals.lost`. */
 export function faultless(arrivals: Arrivals): boolean {
   return arrivals.duplicated === 0 && arrivals.reordered === 0 && arrivals.corrupted === 0;
+}
+
+/** Our bits, divided by the floor's; undefined where that is not known. */
+export function shareOfFloor({ gbps, floor_gbps }: Pick<CaseResult, "gbps" | "floor_gbps">): number | undefined {
+  return floor_gbps === undefined ? undefined : gbps / floor_gbps;
 }
 
 /** Speed by packets of one size in so many seconds. */

@@ -143,7 +143,7 @@ async function run(way: Way, options: BenchOptions): Promise<void> {
   else end(output, result);
   await output.close();
   if (result.cases.length === 0) throw new CommandError("interrupted before anything was measured");
-  if (report !== undefined) await writeReport(report, reportHtml(result, new Date()));
+  if (report !== undefined) await writeReport(report, reportHtml([result], new Date()));
   if (!result.ok) {
     throw new CommandError("packets arrived duplicated, reordered or corrupted: see the figures: please report it");
   }

@@ -10,8 +10,9 @@ import { caseBars, caseTable, notes } from "../cli/bench_text.ts";
 import { bar, chart } from "../cli/chart.ts";
 import { UsageError } from "../cli/error.ts";
 import { levelOf } from "../cli/machine.ts";
-import { escapeHtml, reportHtml } from "../cli/report.ts";
+import { reportHtml } from "../cli/report.ts";
 import { quantile, spread } from "../cli/statistics.ts";
+import { escapeHtml } from "../cli/svg.ts";
 
 function plan(words: readonly string[], cpus: readonly number[] = [0, 1]) {
   const command = speedOptions("vm2vm").exitOverride().configureOutput({ writeErr: () => {} });
@@ -156,6 +157,7 @@ const found: CaseResult = {
     drops: { no_buffer: 1_200_000 },
     unaccounted: 0,
     core_distance_ns: 170,
+    floor_gbps: 10.24,
   },
 };
 
@@ -174,6 +176,7 @@ Deno.test("the table, the bars and the notes tell a case's figures", () => {
   const row = Object.fromEntries(columns.map(({ title }, index) => [title, rows[0]![index]]));
   assert.deepEqual(row, {
     ...{ SIZE: "64", RING: "split", QUEUES: "2", Mpps: "15.00", "Gbit/s": "7.68", "CYCLES/PACKET": "85" },
+    ...{ "FLOOR Gbit/s": "10.24", "OF IT": "0.75" },
     ...{ ARRIVALS: "ok", DROPS: "1.20 M no buffer" },
   });
   assert.equal(caseBars([found])[0]!.label, "64 B split, 2 queues");
@@ -196,35 +199,13 @@ Deno.test("where frames are cut the table says by whom, and bars are bits", () =
 });
 
 Deno.test("a peer's figures stand beside ours", () => {
-  const {
-    size_bytes,
-    ring,
-    queues,
-    ring_size,
-    cycles_per_packet,
-    packets_per_burst,
-    drops,
-    unaccounted,
-    core_distance_ns,
-    ...arrived
-  } = found;
+  const { packets, lost, duplicated, reordered, corrupted, checked } = found;
   const peer = {
-    ...{ ...arrived, ...speed(10_000_000, 64, 2), name: "testpmd", version: "DPDK 1.2", memory: "huge pages" as const },
+    ...{ packets, lost, duplicated, reordered, corrupted, checked, ...speed(10_000_000, 64, 2) },
+    ...{ name: "testpmd", version: "DPDK 1.2", memory: "huge pages" as const },
     ...{ ratio: spread([3, 3.1, 2.9])!, pairs: [], pairs_disturbed: 2 },
   };
-  const compared = {
-    size_bytes,
-    ring,
-    queues,
-    ring_size,
-    cycles_per_packet,
-    packets_per_burst,
-    drops,
-    unaccounted,
-    core_distance_ns,
-    ...arrived,
-    peer,
-  };
+  const compared: CaseResult = { ...found, peer };
   const { columns, rows } = caseTable([compared]);
   const row = Object.fromEntries(columns.map(({ title }, index) => [title, rows[0]![index]]));
   assert.equal(row["DPDK Mpps"], "5.00");
@@ -256,14 +237,15 @@ Deno.test("many cases make a matrix of rings and sizes for each distance that th
   assert.deepEqual(matrices([found, { ...found, ring: "packed" }]), [], "one size");
   const cases = [comparedAt(1518, "split", 2), comparedAt(64, "split", 1), comparedAt(64, "packed", 3)];
   const [near, far, ...others] = matrices(cases);
-  assert.deepEqual(others, []);
+  assert.equal(others.length, 1);
   assert.match(near!.title, /near/);
   assert.deepEqual(near!.columns.map(({ title }) => title), ["RING", "64 B", "1518 B"]);
   const [split, packed] = ["split, 2 queues", "packed, 2 queues"];
   assert.deepEqual(near!.rows, [[split, "4.00 (2)", "8.00 (2)"], [packed, "12.00 (2)", "-"]]);
   assert.match(far!.title, /far/);
   assert.deepEqual(far!.rows, [[split, "2.00 (1)", "4.00 (1)"], [packed, "6.00 (1)", "-"]]);
-  const [plain] = matrices(cases.map(({ peer: _, ...rest }) => rest));
+  const [plain, floor] = matrices(cases.map(({ peer: _, ...rest }) => rest));
+  assert.deepEqual([floor!.title, floor!.rows[0]], ["Share of the floor", [split, "0.75", "0.75"]]);
   assert.deepEqual([plain!.title, plain!.rows[0]], ["Mpps", [split, "15.00", "15.00"]]);
 });
 
@@ -280,11 +262,49 @@ Deno.test("several starts of a case are one result, of all their pairs", () => {
   assert.equal(merged.peer!.pairs_disturbed, 2);
 });
 
-Deno.test("the report is whole, and holds no foreign tags", () => {
-  const html = reportHtml(result, new Date(0));
+/** Tags that are opened and closed in their order; what stands alone. */
+function checkTags(html: string): void {
+  const alone = new Set(["meta", "br", "rect", "circle", "line"]);
+  const open: string[] = [];
+  for (const [, closes, name, rest] of html.matchAll(/<(\/?)([a-z][a-z0-9]*)([^>]*)>/g)) {
+    if (closes === "/") assert.equal(open.pop(), name, `</${name}>`);
+    else if (!alone.has(name!)) open.push(name!);
+    else assert.ok(name === "meta" || name === "br" || rest!.endsWith("/"), `<${name}${rest}>`);
+  }
+  assert.deepEqual(open, []);
+}
+
+Deno.test("the report is whole, needs nothing else, and holds no foreign tags", () => {
+  const html = reportHtml([result], new Date(0));
   assert.match(html, /A &lt;fast&gt; CPU/);
   assert.match(html, /<svg [^]*15\.00 Mpps[^]*<\/svg>/);
   assert.match(html, /<td>1\.20 M no buffer<\/td>/);
-  assert.doesNotMatch(html, /<fast>|undefined|NaN|https?:\/\//);
+  assert.doesNotMatch(html, /<fast>|undefined|NaN|https?:\/\/|<script|<link|<img|url\(/);
   assert.equal(escapeHtml(`<a href="x">&`), "&lt;a href=&quot;x&quot;&gt;&amp;");
+  checkTags(html);
+});
+
+Deno.test("the report can be read on a phone, and in print", () => {
+  const html = reportHtml([result], new Date(0));
+  assert.match(html, /<meta name="viewport" content="width=device-width, initial-scale=1">/);
+  assert.match(html, /@media print \{/);
+  assert.match(html, /@media \(max-width: 40rem\) \{/);
+  // What is drawn is no wider than a phone: it is not shrunk there until nobody can read it.
+  for (const [, width] of html.matchAll(/viewBox="0 0 (\d+) /g)) assert.ok(Number(width) <= 420, width);
+});
+
+Deno.test("the report draws ours, the peer's and the floor for each ring, a chart for each size", () => {
+  const cases = [comparedAt(1518, "split", 2), comparedAt(64, "split", 1), comparedAt(64, "packed", 3)];
+  const html = reportHtml([{ ...result, cases }], new Date(0));
+  checkTags(html);
+  const charts = [...html.matchAll(/<figure>[^]*?<\/figure>/g)].map(([chart]) => chart);
+  assert.deepEqual(charts.map((chart) => /<h3>([^<]*)/.exec(chart)![1]), ["64 B", "1518 B"]);
+  const widths = (chart: string, whose: string) =>
+    [...chart.matchAll(new RegExp(`<rect class="${whose}"[^>]* width="([0-9.]+)"`, "g"))].map(([, width]) => +width!);
+  const [small] = charts;
+  assert.deepEqual(["ours", "peer", "floor"].map((whose) => widths(small!, whose).length), [2, 2, 2]);
+  // 64 B: 15 Mpps, and the floor is 20.
+  assert.ok(Math.abs(widths(small!, "ours")[0]! / widths(small!, "floor")[0]! - 0.75) < 0.01);
+  assert.match(small!, /4\.00 x/, "the nearer pairs' ratio");
+  assert.match(html, /<caption>Ours to DPDK[^<]*near/);
 });
