@@ -12,7 +12,7 @@
 
 import { parseArgs } from "node:util";
 import { distance_ns } from "../cli/bench_measure.ts";
-import { place } from "../cli/bench_options.ts";
+import { place } from "../cli/bench_common_options.ts";
 import { type Way, ways } from "../cli/bench_result.ts";
 import { turn_ms } from "../cli/bench_turn.ts";
 import { nearMax_ns, stayed } from "../cli/distance.ts";

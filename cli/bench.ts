@@ -3,8 +3,9 @@
  *
  * @module
  */
-import { Argument, Command } from "@commander-js/extra-typings";
+import { Argument, Command, type CommandUnknownOpts } from "@commander-js/extra-typings";
 import { ways } from "./bench_result.ts";
+import { latencyCommand } from "./bench_latency.ts";
 import { speedCommand } from "./bench_speed.ts";
 import { choice } from "./option.ts";
 
@@ -12,11 +13,12 @@ const examples = `
 Examples:
   vhostctl bench vm2vm                 from one guest to another
   vhostctl bench loop --peer dpdk      one guest's packets back to it, beside DPDK's testpmd
+  vhostctl bench latency               there and back, by what the worker does without traffic
   vhostctl bench vm2vm --help          what a command can do`;
 
 /** The command; its parts have the actions. */
 export function command() {
-  const parts = ways.map(speedCommand);
+  const parts: CommandUnknownOpts[] = [...ways.map(speedCommand), latencyCommand()];
   const bench = new Command("bench")
     .description("Measure the way from guest to guest, and check that packets arrive as they were sent.")
     .usage("<what> [options]")

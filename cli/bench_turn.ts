@@ -11,7 +11,7 @@ import type { JsonProcess } from "./json_process.ts";
 /** How long a turn is measured. */
 export const turn_ms = 250;
 /** Whoever waited for a CPU for more of its turn than this was disturbed. */
-const waitShareMax = 0.05;
+export const waitShareMax = 0.05;
 
 /** A forwarder with its guests. */
 export interface Contender {

@@ -38,6 +38,8 @@ export interface Traffic {
   readonly gso_bytes?: number | undefined;
   /** So many frames may be on their way. */
   readonly window?: number | undefined;
+  /** Frames a second; as fast as it goes, if undefined. */
+  readonly rate?: number | undefined;
 }
 
 /** What one guest has counted since it was started. */

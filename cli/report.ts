@@ -5,11 +5,13 @@
  * @module
  */
 import type { BenchResult } from "./bench_result.ts";
+import type { LatencyResult } from "./latency_result.ts";
+import { latencySection } from "./report_latency.ts";
 import { speedSection } from "./report_speed.ts";
 import { escapeHtml } from "./svg.ts";
 
 /** What a report can be made of. */
-export type ReportResult = BenchResult;
+export type ReportResult = BenchResult | LatencyResult;
 
 const style = `
 :root { color-scheme: light dark; --ours: #1f77b4; --peer: #a0a0a0; --floor: #d9a441; --line: #8886;
@@ -56,6 +58,10 @@ pre { overflow-x: auto; }
   details { display: none; }
 }`;
 
+function section(result: ReportResult): string {
+  return result.bench === "latency" ? latencySection(result) : speedSection(result);
+}
+
 /** The whole file; `date` is when it was measured. */
 export function reportHtml(results: readonly ReportResult[], date: Date): string {
   const title = `vhostctl bench ${[...new Set(results.map(({ bench }) => bench))].join(", ")}`;
@@ -71,7 +77,7 @@ export function reportHtml(results: readonly ReportResult[], date: Date): string
 <body>
 <h1>${title}</h1>
 <p class="about"><time datetime="${date.toISOString()}">${date.toUTCString()}</time></p>
-${results.map(speedSection).join("\n")}
+${results.map(section).join("\n")}
 <details><summary>As JSON</summary>
 <pre>${results.map((result) => escapeHtml(JSON.stringify(result, null, 2))).join("\n")}</pre>
 </details>

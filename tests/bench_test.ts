@@ -6,6 +6,7 @@
 
 import assert from "node:assert/strict";
 import { type BenchResult, ringName, type Way } from "../cli/bench_result.ts";
+import type { LatencyResult } from "../cli/latency_result.ts";
 
 const program = Deno.env.get("VHOSTCTL") ?? new URL("../scripts/vhostctl", import.meta.url).pathname;
 
@@ -125,7 +126,34 @@ Deno.test("bench vm2vm prints a table and a chart, and writes a report", async (
     assert.match(stdout, /64 B split +█+.* Mpps/);
     assert.match(stdout, /Nothing was duplicated, reordered or corrupted/);
     assert.ok(!stdout.includes("\x1b"), "no colours and no frames where there is no terminal");
-    assert.match(await Deno.readTextFile(file), /<svg[^]*64 B packed[^]*<\/html>/);
+    assert.match(await Deno.readTextFile(file), /<h3>64 B<\/h3>[^]*<svg [^]*>packed<[^]*<\/html>/);
+  } finally {
+    await Deno.remove(file);
+  }
+});
+
+Deno.test("bench latency times round trips by every idle mode, with and without a load", async () => {
+  const file = await Deno.makeTempFile({ suffix: ".html" });
+  try {
+    const words = ["latency", "--seconds", "0.3", "--ring", "both", "--load", "0,20000", "--starts", "2"];
+    const { code, stdout, stderr } = await bench([...words, "--json", "--report", file]);
+    assert.equal(code, 0, stderr);
+    const result = JSON.parse(stdout) as LatencyResult;
+    assert.equal(result.interrupted, false);
+    for (const ring of ["split", "packed"]) {
+      for (const load of [0, 20_000]) {
+        const found = result.cases.filter((wanted) => wanted.ring === ring && wanted.load_pps === load);
+        assert.ok(found.length > 0, `${ring}, ${load}`);
+        assert.ok(found.reduce((sum, { rounds }) => sum + rounds, 0) >= 1);
+        for (const { forwarders } of found) {
+          assert.deepEqual(forwarders.map(({ name }) => name), ["busy", "adaptive", "sleep"]);
+        }
+        // A machine that is busy may let nothing through in a turn, but not in all.
+        assert.ok(found.some(({ forwarders }) => forwarders.some(({ round_trips }) => round_trips > 0)));
+        assert.ok(load === 0 || found.some(({ forwarders }) => forwarders.some(({ load_pps }) => load_pps > 0)));
+      }
+    }
+    assert.match(await Deno.readTextFile(file), /<h2>latency<\/h2>[^]*<circle [^]*<\/html>/);
   } finally {
     await Deno.remove(file);
   }
@@ -168,6 +196,8 @@ for (
   const [words, said] of [
     [[], /argument missing: what/],
     [["vm2nic"], /cannot use bench: vm2nic/],
+    [["latncy"], /cannot use bench: latncy: did you mean latency\?/],
+    [["latency", "--idle", "never"], /cannot use --idle: never/],
     [["vm2vm", "--size", "10"], /cannot use --size: 10/],
     [["vm2vm", "--sise", "64"], /unknown option: --sise: did you mean --size\?/],
     [["vm2vm", "--cpus", "4095"], /cannot run on CPU: 4095/],

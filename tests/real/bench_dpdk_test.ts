@@ -2,13 +2,14 @@
 
 import assert from "node:assert/strict";
 import type { BenchResult } from "../../cli/bench_result.ts";
+import type { LatencyResult } from "../../cli/latency_result.ts";
 import { realTest, testpmd_command } from "./peers.ts";
 import { eventually } from "./process.ts";
 
 const program = Deno.env.get("VHOSTCTL") ?? new URL("../../scripts/vhostctl", import.meta.url).pathname;
 
-function start(words: readonly string[], env: Record<string, string> = {}): Deno.ChildProcess {
-  const args = ["bench", "vm2vm", "--json", "--peer", "dpdk", "--testpmd", testpmd_command, ...words];
+function start(words: readonly string[], env: Record<string, string> = {}, what = "vm2vm"): Deno.ChildProcess {
+  const args = ["bench", what, "--json", "--peer", "dpdk", "--testpmd", testpmd_command, ...words];
   return new Deno.Command(program, { args, env, stdin: "null", stdout: "piped", stderr: "piped" }).spawn();
 }
 
@@ -38,6 +39,20 @@ realTest("bench compares with testpmd in turns, on both rings and several queues
     assert.equal(peer.ratio?.count, 2);
     assert.match(peer.version, /^DPDK \d+\./);
     assert.deepEqual([peer.corrupted, peer.duplicated], [0, 0]);
+  }
+});
+
+realTest("bench latency times testpmd's round trips beside ours, with a load and without", ["dpdk"], async () => {
+  const words = ["--seconds", "0.3", "--ring", "packed", "--load", "0,20000", "--idle", "busy"];
+  const { code, stdout, stderr } = await start(words, {}, "latency").output();
+  assert.equal(code, 0, new TextDecoder().decode(stderr));
+  const { cases, peer } = JSON.parse(new TextDecoder().decode(stdout)) as LatencyResult;
+  assert.match(peer!.version, /^DPDK \d+\./);
+  for (const load of [0, 20_000]) {
+    const found = cases.filter(({ load_pps }) => load_pps === load);
+    assert.ok(found.length > 0);
+    for (const { forwarders } of found) assert.deepEqual(forwarders.map(({ name }) => name), ["busy", "testpmd"]);
+    assert.ok(found.some(({ forwarders }) => forwarders[1]!.round_trips > 0));
   }
 });
 
