@@ -5,13 +5,15 @@
  * @module
  */
 import type { BenchResult } from "./bench_result.ts";
+import type { CostsResult } from "./costs_result.ts";
 import type { LatencyResult } from "./latency_result.ts";
+import { costsSection } from "./report_costs.ts";
 import { latencySection } from "./report_latency.ts";
 import { speedSection } from "./report_speed.ts";
 import { escapeHtml } from "./svg.ts";
 
 /** What a report can be made of. */
-export type ReportResult = BenchResult | LatencyResult;
+export type ReportResult = BenchResult | LatencyResult | CostsResult;
 
 const style = `
 :root { color-scheme: light dark; --ours: #1f77b4; --peer: #a0a0a0; --floor: #d9a441; --line: #8886;
@@ -59,7 +61,8 @@ pre { overflow-x: auto; }
 }`;
 
 function section(result: ReportResult): string {
-  return result.bench === "latency" ? latencySection(result) : speedSection(result);
+  if (result.bench === "latency") return latencySection(result);
+  return result.bench === "costs" ? costsSection(result) : speedSection(result);
 }
 
 /** The whole file; `date` is when it was measured. */

@@ -6,6 +6,7 @@
 
 import assert from "node:assert/strict";
 import { type BenchResult, ringName, type Way } from "../cli/bench_result.ts";
+import type { BackEndCosts, CostsResult } from "../cli/costs_result.ts";
 import type { LatencyResult } from "../cli/latency_result.ts";
 
 const program = Deno.env.get("VHOSTCTL") ?? new URL("../scripts/vhostctl", import.meta.url).pathname;
@@ -159,6 +160,33 @@ Deno.test("bench latency times round trips by every idle mode, with and without 
   }
 });
 
+Deno.test("bench costs tells what a back end costs, and how long it is out", async () => {
+  const file = await Deno.makeTempFile({ suffix: ".html" });
+  try {
+    for (const ring of ["split", "packed"]) {
+      const words = ["--rounds", "1", "--seconds", "0.2", "--kills", "2", "--ring", ring, "--report", file];
+      const { code, stdout, stderr } = await bench(["costs", "--json", ...words]);
+      assert.equal(code, 0, stderr);
+      const { back_ends, interrupted } = JSON.parse(stdout) as CostsResult;
+      assert.deepEqual([interrupted, back_ends.length], [false, 1]);
+      const [{ name, rounds, kills, survived, outage_ms, costs }] = back_ends as [BackEndCosts];
+      assert.deepEqual({ name, rounds, kills, survived }, { name: "vhostctl serve", rounds: 1, kills: 2, survived: 2 });
+      assert.ok(outage_ms!.median > 0 && costs.listening_ms.median > 0 && costs.rss_mib.median > 1);
+      assert.ok(costs.private_mib.median <= costs.rss_mib.median);
+    }
+    assert.match(await Deno.readTextFile(file), /<h2>costs<\/h2>[^]*<td>vhostctl serve<\/td>[^]*<\/html>/);
+  } finally {
+    await Deno.remove(file);
+  }
+});
+
+Deno.test("bench costs prints a table, without what was not asked for", async () => {
+  const { code, stdout, stderr } = await bench(["costs", "--rounds", "1", "--seconds", "0.1", "--kills", "0"]);
+  assert.equal(code, 0, stderr);
+  assert.match(stdout, /BACK END +LISTENS AFTER ms[^]*\nvhostctl serve +\d+[^]*Medians/);
+  assert.doesNotMatch(stdout, /KILLS/);
+});
+
 /** Waits until something in a folder of its own has a name that ends so. */
 async function appears(folder: string, ending: string): Promise<void> {
   for (;;) {
@@ -198,6 +226,7 @@ for (
     [["vm2nic"], /cannot use bench: vm2nic/],
     [["latncy"], /cannot use bench: latncy: did you mean latency\?/],
     [["latency", "--idle", "never"], /cannot use --idle: never/],
+    [["costs", "--rounds", "0"], /cannot use --rounds: 0: give a whole number from 1 to 1000/],
     [["vm2vm", "--size", "10"], /cannot use --size: 10/],
     [["vm2vm", "--sise", "64"], /unknown option: --sise: did you mean --size\?/],
     [["vm2vm", "--cpus", "4095"], /cannot run on CPU: 4095/],
