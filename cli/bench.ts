@@ -8,6 +8,7 @@ import { ways } from "./bench_result.ts";
 import { costsCommand } from "./bench_costs.ts";
 import { latencyCommand } from "./bench_latency.ts";
 import { speedCommand } from "./bench_speed.ts";
+import { starvationCommand } from "./bench_starvation.ts";
 import { choice } from "./option.ts";
 
 const examples = `
@@ -16,11 +17,17 @@ Examples:
   vhostctl bench loop --peer dpdk      one guest's packets back to it, beside DPDK's testpmd
   vhostctl bench latency               there and back, by what the worker does without traffic
   vhostctl bench costs                 idle CPU, memory, start-up, and the outage after kill -9
+  vhostctl bench starvation            other flows, while one receiver does not read
   vhostctl bench vm2vm --help          what a command can do`;
 
 /** The command; its parts have the actions. */
 export function command() {
-  const parts: CommandUnknownOpts[] = [...ways.map(speedCommand), latencyCommand(), costsCommand()];
+  const parts: CommandUnknownOpts[] = [
+    ...ways.map(speedCommand),
+    latencyCommand(),
+    costsCommand(),
+    starvationCommand(),
+  ];
   const bench = new Command("bench")
     .description("Measure the way from guest to guest, and check that packets arrive as they were sent.")
     .usage("<what> [options]")

@@ -108,6 +108,11 @@ export class GuestProcess implements AsyncDisposable {
     await this.process.ask({ start: { guest, ...traffic, send: false } });
   }
 
+  /** Makes a guest leave what comes where it is; its buffers are soon full. */
+  async ignore(guest: number, traffic: Traffic): Promise<void> {
+    await this.process.ask({ start: { guest, ...traffic, send: false, receive: false } });
+  }
+
   /** Makes a guest send back what it receives. */
   async echo(guest: number, traffic: Traffic): Promise<void> {
     await this.process.ask({ start: { guest, ...traffic, window: undefined, echo: true } });

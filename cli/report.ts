@@ -7,13 +7,14 @@
 import type { BenchResult } from "./bench_result.ts";
 import type { CostsResult } from "./costs_result.ts";
 import type { LatencyResult } from "./latency_result.ts";
-import { costsSection } from "./report_costs.ts";
 import { latencySection } from "./report_latency.ts";
 import { speedSection } from "./report_speed.ts";
+import { costsSection, starvationSection } from "./report_tables.ts";
+import type { StarvationResult } from "./starvation_result.ts";
 import { escapeHtml } from "./svg.ts";
 
 /** What a report can be made of. */
-export type ReportResult = BenchResult | LatencyResult | CostsResult;
+export type ReportResult = BenchResult | LatencyResult | CostsResult | StarvationResult;
 
 const style = `
 :root { color-scheme: light dark; --ours: #1f77b4; --peer: #a0a0a0; --floor: #d9a441; --line: #8886;
@@ -61,8 +62,16 @@ pre { overflow-x: auto; }
 }`;
 
 function section(result: ReportResult): string {
-  if (result.bench === "latency") return latencySection(result);
-  return result.bench === "costs" ? costsSection(result) : speedSection(result);
+  switch (result.bench) {
+    case "latency":
+      return latencySection(result);
+    case "costs":
+      return costsSection(result);
+    case "starvation":
+      return starvationSection(result);
+    default:
+      return speedSection(result);
+  }
 }
 
 /** The whole file; `date` is when it was measured. */

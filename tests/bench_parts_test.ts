@@ -12,6 +12,8 @@ import { bar, chart } from "../cli/chart.ts";
 import { UsageError } from "../cli/error.ts";
 import { levelOf } from "../cli/machine.ts";
 import { reportHtml } from "../cli/report.ts";
+import { summarizeStarvation } from "../cli/starvation_measure.ts";
+import { starvationTable } from "../cli/starvation_text.ts";
 import { quantile, spread } from "../cli/statistics.ts";
 import { escapeHtml } from "../cli/svg.ts";
 
@@ -261,6 +263,19 @@ Deno.test("several starts of a case are one result, of all their pairs", () => {
   assert.equal(merged.peer!.pairs.length, 6);
   assert.deepEqual([merged.peer!.ratio!.median, merged.peer!.ratio!.count], [4.5, 6]);
   assert.equal(merged.peer!.pairs_disturbed, 2);
+});
+
+Deno.test("pairs of turns tell what the others lose to one that does not read", () => {
+  const wanted = { size_bytes: 64, ring: "split" as const, ring_size: 256, flows: 4 };
+  const pair = (stopped_mpps: number, disturbed: boolean) => ({
+    ...{ reading_mpps: 2, stopped_mpps, sent_to_stopped_mpps: 1, disturbed },
+  });
+  const few = summarizeStarvation(wanted, [pair(1, true), pair(2, false)]);
+  assert.deepEqual([few.ratio!.count, few.ratio!.median, few.pairs_disturbed], [2, 0.75, 1]);
+  const many = summarizeStarvation(wanted, [pair(0, true), ...[1.8, 2, 2.2].map((mpps) => pair(mpps, false))]);
+  assert.deepEqual([many.ratio!.count, many.ratio!.median, many.stopped_mpps], [3, 1, 2]);
+  const { rows } = starvationTable([many]);
+  assert.deepEqual(rows[0], ["64", "split", "2.00", "2.00", "1.00 (0.95-1.05)", "1.00"]);
 });
 
 /** Tags that are opened and closed in their order; what stands alone. */

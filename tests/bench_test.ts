@@ -8,6 +8,7 @@ import assert from "node:assert/strict";
 import { type BenchResult, ringName, type Way } from "../cli/bench_result.ts";
 import type { BackEndCosts, CostsResult } from "../cli/costs_result.ts";
 import type { LatencyResult } from "../cli/latency_result.ts";
+import type { StarvationResult } from "../cli/starvation_result.ts";
 
 const program = Deno.env.get("VHOSTCTL") ?? new URL("../scripts/vhostctl", import.meta.url).pathname;
 
@@ -185,6 +186,36 @@ Deno.test("bench costs prints a table, without what was not asked for", async ()
   assert.equal(code, 0, stderr);
   assert.match(stdout, /BACK END +LISTENS AFTER ms[^]*\nvhostctl serve +\d+[^]*Medians/);
   assert.doesNotMatch(stdout, /KILLS/);
+});
+
+Deno.test("bench starvation measures the other flows while one receiver does not read", async () => {
+  const words = ["--flows", "3", "--ring", "both", "--seconds", "1"];
+  const { code, stdout, stderr } = await bench(["starvation", "--json", ...words]);
+  assert.equal(code, 0, stderr);
+  const { cases, interrupted } = JSON.parse(stdout) as StarvationResult;
+  assert.deepEqual([interrupted, cases.map(({ ring }) => ring)], [false, ["split", "packed"]]);
+  for (const { pairs, flows } of cases) {
+    assert.deepEqual([flows, pairs.length], [3, 2]);
+    // Nobody's descriptors are held: its sender sends on, and the others receive.
+    assert.ok(pairs.some(({ sent_to_stopped_mpps }) => sent_to_stopped_mpps > 0));
+    assert.ok(pairs.some(({ stopped_mpps }) => stopped_mpps > 0));
+  }
+});
+
+Deno.test("bench starvation prints a table, and writes a report", async () => {
+  const file = await Deno.makeTempFile({ suffix: ".html" });
+  try {
+    const words = ["--rate", "5000", "--ring", "packed", "--seconds", "0.5", "--report", file];
+    const { code, stdout, stderr } = await bench(["starvation", ...words]);
+    assert.equal(code, 0, stderr);
+    assert.match(
+      stdout,
+      /SIZE +RING +OTHERS Mpps, ALL READ[^]*\n +64 +packed[^]*4 guests sent to 4 others, 5000 packets/,
+    );
+    assert.match(await Deno.readTextFile(file), /<h2>starvation<\/h2>[^]*<td>packed<\/td>[^]*<\/html>/);
+  } finally {
+    await Deno.remove(file);
+  }
 });
 
 /** Waits until something in a folder of its own has a name that ends so. */
