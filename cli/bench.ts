@@ -7,6 +7,7 @@ import { Argument, Command, type CommandUnknownOpts } from "@commander-js/extra-
 import { ways } from "./bench_result.ts";
 import { costsCommand } from "./bench_costs.ts";
 import { latencyCommand } from "./bench_latency.ts";
+import { reportCommand } from "./bench_report.ts";
 import { speedCommand } from "./bench_speed.ts";
 import { starvationCommand } from "./bench_starvation.ts";
 import { choice } from "./option.ts";
@@ -18,6 +19,7 @@ Examples:
   vhostctl bench latency               there and back, by what the worker does without traffic
   vhostctl bench costs                 idle CPU, memory, start-up, and the outage after kill -9
   vhostctl bench starvation            other flows, while one receiver does not read
+  vhostctl bench report page.html a.json b.json    one page of what these printed with --json
   vhostctl bench vm2vm --help          what a command can do`;
 
 /** The command; its parts have the actions. */
@@ -27,12 +29,14 @@ export function command() {
     latencyCommand(),
     costsCommand(),
     starvationCommand(),
+    reportCommand(),
   ];
   const bench = new Command("bench")
     .description("Measure the way from guest to guest, and check that packets arrive as they were sent.")
     .usage("<what> [options]")
     .helpCommand(false)
-    // Only words that name no part come here.
+    // Only words that name no part come here: of those the first is to be told.
+    .allowUnknownOption().allowExcessArguments()
     .addArgument(new Argument("<what>").argParser(choice("bench", parts.map((part) => part.name()))))
     .action(() => {})
     .addHelpText("after", examples);

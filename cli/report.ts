@@ -4,7 +4,7 @@
  *
  * @module
  */
-import type { BenchResult } from "./bench_result.ts";
+import { type BenchResult, ways } from "./bench_result.ts";
 import type { CostsResult } from "./costs_result.ts";
 import type { LatencyResult } from "./latency_result.ts";
 import { latencySection } from "./report_latency.ts";
@@ -15,6 +15,9 @@ import { escapeHtml } from "./svg.ts";
 
 /** What a report can be made of. */
 export type ReportResult = BenchResult | LatencyResult | CostsResult | StarvationResult;
+
+/** What each calls itself. */
+export const reportKinds: readonly ReportResult["bench"][] = [...ways, "latency", "costs", "starvation"];
 
 const style = `
 :root { color-scheme: light dark; --ours: #1f77b4; --peer: #a0a0a0; --floor: #d9a441; --line: #8886;
@@ -74,7 +77,7 @@ function section(result: ReportResult): string {
   }
 }
 
-/** The whole file; `date` is when it was measured. */
+/** The whole file; `date` is when it was made. */
 export function reportHtml(results: readonly ReportResult[], date: Date): string {
   const title = `vhostctl bench ${[...new Set(results.map(({ bench }) => bench))].join(", ")}`;
   return `<!DOCTYPE html>

@@ -218,6 +218,32 @@ Deno.test("bench starvation prints a table, and writes a report", async () => {
   }
 });
 
+Deno.test("bench report makes one page of several results, and refuses what is none", async () => {
+  const folder = await Deno.makeTempDir();
+  try {
+    const [page, costs, other] = ["page.html", "costs.json", "other.json"].map((name) => `${folder}/${name}`);
+    const { stdout } = await bench(["costs", "--json", "--rounds", "1", "--seconds", "0.1", "--kills", "0"]);
+    await Deno.writeTextFile(costs!, stdout);
+    const kept = ["vm2vm", "loop"].map((way) =>
+      new URL(`../bench/results/2026-11-28-${way}.json`, import.meta.url).pathname
+    );
+    const { code, stderr } = await bench(["report", page!, ...kept, costs!]);
+    assert.equal(code, 0, stderr);
+    const html = await Deno.readTextFile(page!);
+    assert.deepEqual([...html.matchAll(/<h2>(\w+)/g)].map(([, name]) => name), ["vm2vm", "loop", "costs"]);
+    assert.doesNotMatch(html.replace(/<pre>[^]*<\/pre>/, ""), /undefined|NaN/);
+    for (const text of ["{}", "null", "not JSON"]) {
+      await Deno.writeTextFile(other!, text);
+      const refused = await bench(["report", page!, costs!, other!]);
+      assert.deepEqual([refused.code, refused.stderr.includes(`cannot use the result: ${other}`)], [1, true]);
+    }
+    assert.equal(await Deno.readTextFile(page!), html, "it is left as it was");
+    assert.match((await bench(["report", page!])).stderr, /argument missing: results/);
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+});
+
 /** Waits until something in a folder of its own has a name that ends so. */
 async function appears(folder: string, ending: string): Promise<void> {
   for (;;) {
@@ -228,34 +254,48 @@ async function appears(folder: string, ending: string): Promise<void> {
   }
 }
 
-Deno.test("bench vm2vm stops at Ctrl-C, prints what it has, and leaves nothing behind", async () => {
+/** Ends a benchmark by Ctrl-C after a while of traffic, and returns what it printed. */
+async function interrupted(...words: readonly string[]): Promise<unknown> {
   const folder = await Deno.makeTempDir();
   try {
-    const args = ["bench", "vm2vm", "--json", "--seconds", "600", "--ring", "split"];
+    const args = ["bench", ...words, "--json", "--seconds", "600"];
     const options = { args, env: { TMPDIR: folder }, stdin: "null", stdout: "piped", stderr: "piped" } as const;
     const child = new Deno.Command(program, options).spawn();
     const timer = setTimeout(() => child.kill("SIGKILL"), 60_000);
     await appears(folder, "port1.sock");
     // The guests connect, and packets begin to move.
-    await new Promise((resolve) => setTimeout(resolve, 4000));
+    await new Promise((resolve) => setTimeout(resolve, 6000));
     child.kill("SIGINT");
     const { code, stdout, stderr } = await child.output();
     clearTimeout(timer);
     assert.equal(code, 0, new TextDecoder().decode(stderr));
-    const result = JSON.parse(new TextDecoder().decode(stdout)) as BenchResult;
-    assert.equal(result.interrupted, true);
-    assert.ok(result.cases[0]!.packets > 0);
-    assert.deepEqual([...Deno.readDirSync(folder)], []);
+    assert.deepEqual([...Deno.readDirSync(folder)], [], "nothing is left behind");
+    return JSON.parse(new TextDecoder().decode(stdout));
   } finally {
     await Deno.remove(folder, { recursive: true });
   }
+}
+
+Deno.test("bench vm2vm stops at Ctrl-C, prints what it has, and leaves nothing behind", async () => {
+  const result = await interrupted("vm2vm", "--ring", "split") as BenchResult;
+  assert.equal(result.interrupted, true);
+  assert.ok(result.cases[0]!.packets > 0);
+});
+
+Deno.test("bench latency and starvation stop at Ctrl-C, and print what they have", async () => {
+  const latency = await interrupted("latency", "--idle", "busy", "--load", "0", "--ring", "split") as LatencyResult;
+  assert.equal(latency.interrupted, true);
+  assert.ok(latency.cases[0]!.rounds > 0);
+  const starvation = await interrupted("starvation", "--flows", "2", "--ring", "split") as StarvationResult;
+  assert.equal(starvation.interrupted, true);
+  assert.ok(starvation.cases[0]!.pairs.length > 0);
 });
 
 for (
   const [words, said] of [
     [[], /argument missing: what/],
     [["vm2nic"], /cannot use bench: vm2nic/],
-    [["latncy"], /cannot use bench: latncy: did you mean latency\?/],
+    [["latncy", "--seconds", "3"], /cannot use bench: latncy: did you mean latency\?/],
     [["latency", "--idle", "never"], /cannot use --idle: never/],
     [["costs", "--rounds", "0"], /cannot use --rounds: 0: give a whole number from 1 to 1000/],
     [["vm2vm", "--size", "10"], /cannot use --size: 10/],
