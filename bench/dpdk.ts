@@ -13,7 +13,7 @@
 import { parseArgs } from "node:util";
 import type { BenchResult, CaseResult } from "../cli/bench_result.ts";
 import { caseName } from "../cli/bench_result.ts";
-import { nearMax_ns } from "../cli/bench_turn.ts";
+import { nearMax_ns } from "../cli/distance.ts";
 import { table } from "../cli/output.ts";
 import { quantile } from "../cli/statistics.ts";
 

@@ -14,9 +14,10 @@
 
 import { parseArgs } from "node:util";
 import { distance_ns, type Measurement, pairOptions, socketFolder } from "../cli/bench_measure.ts";
-import { place } from "../cli/bench_options.ts";
+import { place } from "../cli/bench_common_options.ts";
 import type { Case, Ring } from "../cli/bench_result.ts";
-import { type Contender, nearMax_ns, stayed, takeTurn } from "../cli/bench_turn.ts";
+import { type Contender, takeTurn } from "../cli/bench_turn.ts";
+import { nearMax_ns, stayed } from "../cli/distance.ts";
 import { GuestPair } from "../cli/guest_pair.ts";
 import { allowedCpus } from "../cli/machine.ts";
 import { ServeProcess } from "../cli/serve_process.ts";

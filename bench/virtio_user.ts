@@ -12,9 +12,10 @@
 
 import { parseArgs } from "node:util";
 import { distance_ns } from "../cli/bench_measure.ts";
-import { place } from "../cli/bench_options.ts";
+import { place } from "../cli/bench_common_options.ts";
 import { type Way, ways } from "../cli/bench_result.ts";
-import { nearMax_ns, stayed, turn_ms } from "../cli/bench_turn.ts";
+import { turn_ms } from "../cli/bench_turn.ts";
+import { nearMax_ns, stayed } from "../cli/distance.ts";
 import type { JsonProcess } from "../cli/json_process.ts";
 import { allowedCpus } from "../cli/machine.ts";
 import { table } from "../cli/output.ts";

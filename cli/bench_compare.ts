@@ -7,18 +7,18 @@
  *
  * @module
  */
-import { type Case, type CaseResult, type PeerResult, type Speed, speed } from "./bench_result.ts";
+import { floor_gbps } from "./bench_floor.ts";
+import { type Case, type CaseResult, type PairResult, type PeerResult, type Speed, speed } from "./bench_result.ts";
 import { account, distance_ns, type Measurement, pairOptions, socketFolder } from "./bench_measure.ts";
-import { type Contender, stayed, takeTurn, type Turn, turn_ms } from "./bench_turn.ts";
+import { ratioOf } from "./bench_ratio.ts";
+import { type Contender, takeTurn, type Turn, turn_ms } from "./bench_turn.ts";
+import { stayed } from "./distance.ts";
 import { arrivals, GuestPair } from "./guest_pair.ts";
 import type { JsonProcess } from "./json_process.ts";
 import { peerSockets, ServeProcess } from "./serve_process.ts";
 import { spread } from "./statistics.ts";
 import { StopGuard } from "./stop_guard.ts";
 import { Testpmd, type TestpmdProgram } from "./testpmd.ts";
-
-/** With fewer undisturbed pairs than these, all pairs count. */
-const undisturbedMin = 3;
 
 /** Speed over several turns. */
 function speedOf(turns: readonly Turn[], size_bytes: number): Speed {
@@ -32,10 +32,6 @@ interface Pairing {
   readonly peers: Turn;
   readonly disturbed: boolean;
   readonly distance_ns: number | undefined;
-}
-
-function rateRatio({ ours, peers }: Pairing): number {
-  return (ours.packets / ours.seconds) / (peers.packets / peers.seconds);
 }
 
 /** Both take a turn, and the distance of the CPUs is taken before and after. */
@@ -69,32 +65,27 @@ function oursOf(pairings: readonly Pairing[], { size_bytes }: Case): Speed {
   return speedOf(pairings.map(({ ours }) => ours), size_bytes);
 }
 
+function pairResult({ ours, peers, disturbed, distance_ns }: Pairing): PairResult {
+  const [mpps, peer_mpps] = [ours, peers].map(({ packets, seconds }) => packets / seconds / 1e6);
+  return { mpps: mpps!, peer_mpps: peer_mpps!, core_distance_ns: distance_ns, disturbed };
+}
+
 async function peerResult(
   peers: Contender,
   testpmd: Testpmd,
   pairings: readonly Pairing[],
   size_bytes: number,
 ): Promise<PeerResult> {
-  const undisturbed = pairings.filter(({ disturbed }) => !disturbed);
-  const counted = undisturbed.length >= undisturbedMin ? undisturbed : pairings;
+  const pairs = pairings.map(pairResult);
   return {
     name: "testpmd",
     version: testpmd.program.version,
     memory: testpmd.memory,
     ...speedOf(pairings.map((pairing) => pairing.peers), size_bytes),
     ...arrivals(await peers.pair.received()),
-    // Without a CPU the peer may have moved nothing at all.
-    ratio: spread(counted.map(rateRatio).filter(Number.isFinite)),
-    pairs: pairings.map((pairing) => {
-      const [mpps, peer_mpps] = [pairing.ours, pairing.peers].map(({ packets, seconds }) => packets / seconds / 1e6);
-      return {
-        mpps: mpps!,
-        peer_mpps: peer_mpps!,
-        core_distance_ns: pairing.distance_ns,
-        disturbed: pairing.disturbed,
-      };
-    }),
-    pairs_disturbed: pairings.length - undisturbed.length,
+    ratio: ratioOf(pairs),
+    pairs,
+    pairs_disturbed: pairs.filter(({ disturbed }) => disturbed).length,
   };
 }
 
@@ -123,6 +114,7 @@ export async function compare(
   const peers = await attach(testpmd.process, sockets);
   testpmd.process.signal("SIGSTOP");
   const ours = await attach(serve.process, serve.sockets);
+  const floor = await floor_gbps(wanted, measurement);
   const pairings = stop.aborted ? [] : await duel(ours, peers, wanted, measurement);
   if (pairings.length === 0) return undefined;
   serve.process.signal("SIGCONT");
@@ -130,7 +122,9 @@ export async function compare(
     ...wanted,
     ...oursOf(pairings, wanted),
     ...await account(ours.pair, serve),
+    starts: 1,
     core_distance_ns: spread(pairings.flatMap((pairing) => pairing.distance_ns ?? []))?.median,
+    floor_gbps: floor,
     peer: await peerResult(peers, testpmd, pairings, size_bytes),
   };
 }

@@ -4,6 +4,7 @@
  * @module
  */
 import { coreDistance, VringError } from "../mod.ts";
+import { floor_gbps } from "./bench_floor.ts";
 import {
   type Arrivals,
   type Case,
@@ -126,9 +127,10 @@ export async function measure(wanted: Case, measurement: Measurement): Promise<C
   const pair = stack.use(await GuestPair.start(wanted, pairOptions(serve.sockets, measurement)));
   if (stop.aborted) return undefined;
   const core_distance_ns = await distance_ns(placement);
+  const floor = await floor_gbps(wanted, measurement);
   await pair.send();
   const found = await watch(pair, measurement);
   const arrived = await account(pair, serve);
   if (arrived.packets === 0 && stop.aborted) return undefined;
-  return { ...wanted, ...found, ...arrived, core_distance_ns };
+  return { ...wanted, ...found, ...arrived, starts: 1, core_distance_ns, floor_gbps: floor };
 }

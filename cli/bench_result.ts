@@ -90,6 +90,8 @@ export interface PeerResult extends Speed, Arrivals {
 }
 
 export interface CaseResult extends Case, Speed, Arrivals {
+  /** How often all processes were started anew to measure it; rates are over all of these. */
+  readonly starts: number;
   /** Cycles that the workers spent in bursts with packets, divided by these packets. */
   readonly cycles_per_packet: number | undefined;
   /** Of the worker, counted while its rings are full; undefined, if that was not asked for. */
@@ -102,6 +104,8 @@ export interface CaseResult extends Case, Speed, Arrivals {
   readonly unaccounted: number;
   /** How long a cache line took from the worker's CPU to the sender's, in nanoseconds; undefined if it is the same. */
   readonly core_distance_ns: number | undefined;
+  /** What one thread copied of the same buffers, and nothing else; undefined where it had no CPU of its own. */
+  readonly floor_gbps: number | undefined;
   readonly peer?: PeerResult;
 }
 
@@ -129,6 +133,11 @@ export function faultless(arrivals: Arrivals): boolean {
   return arrivals.duplicated === 0 && arrivals.reordered === 0 && arrivals.corrupted === 0;
 }
 
+/** Our bits, divided by the floor's; undefined where that is not known. */
+export function shareOfFloor({ gbps, floor_gbps }: Pick<CaseResult, "gbps" | "floor_gbps">): number | undefined {
+  return floor_gbps === undefined ? undefined : gbps / floor_gbps;
+}
+
 /** Speed by packets of one size in so many seconds. */
 export function speed(packets: number, size_bytes: number, seconds: number): Speed {
   const perSecond = seconds > 0 ? packets / seconds : 0;
@@ -140,9 +149,14 @@ export function ringName({ ring, variant }: Pick<Case, "ring" | "variant">): str
   return variant === undefined ? ring : `${ring} ${variant}`;
 }
 
+/** What sets cases of one size apart: `packed in-order, 4 queues`, `split, takes nothing`. */
+export function rowName(wanted: Case): string {
+  const { queues, offload } = wanted;
+  const takes = offload === undefined ? "" : `, takes ${offload.receiver_takes}`;
+  return `${ringName(wanted)}${queues > 1 ? `, ${queues} queues` : ""}${takes}`;
+}
+
 /** `64 B split`, `1518 B packed in-order, 4 queues`, `65535 B split, takes nothing`. */
 export function caseName(wanted: Case): string {
-  const { size_bytes, queues, offload } = wanted;
-  const takes = offload === undefined ? "" : `, takes ${offload.receiver_takes}`;
-  return `${size_bytes} B ${ringName(wanted)}${queues > 1 ? `, ${queues} queues` : ""}${takes}`;
+  return `${wanted.size_bytes} B ${rowName(wanted)}`;
 }

@@ -13,6 +13,7 @@ import {
   type PeerResult,
   type Placement,
   ringName,
+  shareOfFloor,
   type Speed,
   type Way,
 } from "./bench_result.ts";
@@ -20,7 +21,7 @@ import type { Bar } from "./chart.ts";
 import { type Column, quantity } from "./output.ts";
 
 /** A number in three to four digits, not rounded beyond the point: `0.02`, `7.31`, `30.2`, `1234`. */
-function figure(value: number): string {
+export function figure(value: number): string {
   if (value >= 1000) return value.toFixed(0);
   return value >= 100 ? value.toFixed(1) : value.toFixed(2);
 }
@@ -79,6 +80,16 @@ const peerFields: readonly Field[] = [
   { title: "RATIO (middle half)", text: ({ peer }) => peer === undefined ? "" : ratioText(peer) },
 ];
 
+/** Beside one thread that does nothing but copy. */
+const floorFields: readonly Field[] = [
+  {
+    title: "FLOOR Gbit/s",
+    align: "right",
+    text: ({ floor_gbps }) => floor_gbps === undefined ? "" : figure(floor_gbps),
+  },
+  { title: "OF IT", align: "right", text: (found) => shareOfFloor(found)?.toFixed(2) ?? "" },
+];
+
 const cycleFields: readonly Field[] = [
   {
     title: "CYCLES/PACKET",
@@ -97,10 +108,17 @@ const arrivalFields: readonly Field[] = [
 function fieldsOf(cases: readonly CaseResult[]): readonly Field[] {
   const compared = cases.some(({ peer }) => peer !== undefined);
   const offloaded = cases.some(({ offload }) => offload !== undefined);
+  const floored = cases.some(({ floor_gbps }) => floor_gbps !== undefined);
   const counted = cases.some(({ instructions_per_packet: count }) => count !== undefined);
   return [
     ...[...caseFields, ...offloaded ? offloadFields : [], ...speedFields],
-    ...[...compared ? peerFields : [], ...cycleFields, ...counted ? instructionFields : [], ...arrivalFields],
+    ...[
+      ...compared ? peerFields : [],
+      ...floored ? floorFields : [],
+      ...cycleFields,
+      ...counted ? instructionFields : [],
+      ...arrivalFields,
+    ],
   ];
 }
 
@@ -180,6 +198,15 @@ function distanceNote(cases: readonly CaseResult[]): string[] {
   ];
 }
 
+function floorNote({ cases, verify }: BenchResult): string[] {
+  if (cases.every(({ floor_gbps }) => floor_gbps === undefined)) return [];
+  const written = verify === "all" ? "every byte" : "the first bytes";
+  return [
+    "FLOOR: what one thread copies on the worker's CPU and does nothing else, of the same buffers in the same order, " +
+    `after the sender's CPU has written ${written} of each.`,
+  ];
+}
+
 /** The sentences below the table. */
 export function notes(result: BenchResult): string[] {
   const { cases } = result;
@@ -187,5 +214,5 @@ export function notes(result: BenchResult): string[] {
     ? ["Drops: a sender that is faster than its receiver overruns it; the switch counts each such packet."]
     : [];
   const cut = result.interrupted ? ["Interrupted: the figures are of the time until then."] : [];
-  return [checkNote(result), ...peerNotes(result), ...distanceNote(cases), ...lost, ...cut];
+  return [checkNote(result), ...peerNotes(result), ...floorNote(result), ...distanceNote(cases), ...lost, ...cut];
 }

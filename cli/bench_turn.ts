@@ -8,14 +8,10 @@ import { waitedForCpu_ns } from "./contention.ts";
 import type { GuestPair } from "./guest_pair.ts";
 import type { JsonProcess } from "./json_process.ts";
 
-/** A cache line's way between two CPUs: threads of one core lie below, other cores beyond. */
-export const nearMax_ns = 90;
 /** How long a turn is measured. */
 export const turn_ms = 250;
 /** Whoever waited for a CPU for more of its turn than this was disturbed. */
-const waitShareMax = 0.05;
-/** The CPUs were moved when their distance grows or shrinks by more than this. */
-const distanceRatioMax = 1.5;
+export const waitShareMax = 0.05;
 
 /** A forwarder with its guests. */
 export interface Contender {
@@ -54,10 +50,4 @@ export async function takeTurn(contender: Contender, measurement: Measurement): 
   const { seconds } = speedBetween(first, last);
   const packets = last.received - first.received;
   return { packets, seconds, disturbed: waited / 1e9 > waitShareMax * seconds };
-}
-
-/** Whether the CPUs are as far apart as they were; where that is not known, they are taken to be. */
-export function stayed(before_ns: number | undefined, after_ns: number | undefined): boolean {
-  if (before_ns === undefined || after_ns === undefined) return true;
-  return Math.max(before_ns, after_ns) <= distanceRatioMax * Math.min(before_ns, after_ns);
 }

@@ -3,8 +3,9 @@
  *
  * Takes a line of JSON at a time on stdin and answers each with one on stdout, in order:
  * `{"start":{"guest":0,"to":"52:54:00:00:00:02","size_bytes":64,"check_every":1024}}`, also `"send":false` to receive
- * alone, `"echo":true` to send back what comes, `"window":1` for so many on their way, `"size_min_bytes":60` for frames
- * of any size from there, `"gso_bytes":1448` for frames that are to be cut;
+ * alone, `"receive":false` not to, `"echo":true` to send back what comes, `"window":1` for so many on their way,
+ * `"rate":1000` for so many a second, `"size_min_bytes":60` for frames of any size from there, `"gso_bytes":1448` for
+ * frames that are to be cut;
  * `{"stop":{"guest":0}}`: it goes on receiving;
  * `{"stats":{"guest":0}}`; `{"latency":{"guest":0}}`: how many packets were how long on their way; `{"rest":true}`: all
  * stand still until the next start. A failure is answered by
@@ -68,8 +69,10 @@ interface Start {
   readonly check_every: number;
   readonly gso_bytes?: number;
   readonly send?: boolean;
+  readonly receive?: boolean;
   readonly echo?: boolean;
   readonly window?: number;
+  readonly rate?: number;
 }
 
 /** Over the rings that send: 2i + 1. */
@@ -124,11 +127,23 @@ class Crew {
   }
 
   async start(start: Start): Promise<void> {
-    const { guest, to, size_bytes, size_min_bytes, check_every, gso_bytes, echo = false, send = !echo, window } = start;
+    const {
+      guest,
+      to,
+      size_bytes,
+      size_min_bytes,
+      check_every,
+      gso_bytes,
+      echo = false,
+      send = !echo,
+      receive = true,
+      window,
+      rate,
+    } = start;
     this.#guest(guest);
     this.#traffics[guest] = {
       ...this.#place,
-      ...{ sourceMac: this.#macs[guest]!, destinationMac: macNumber(to), send, echo, window },
+      ...{ sourceMac: this.#macs[guest]!, destinationMac: macNumber(to), send, receive, echo, window, rate },
       ...{ frameBytes: size_bytes, frameBytesMin: size_min_bytes, checkEvery: check_every, gsoSize: gso_bytes },
     };
     await this.#restart();

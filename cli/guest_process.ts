@@ -38,6 +38,8 @@ export interface Traffic {
   readonly gso_bytes?: number | undefined;
   /** So many frames may be on their way. */
   readonly window?: number | undefined;
+  /** Frames a second; as fast as it goes, if undefined. */
+  readonly rate?: number | undefined;
 }
 
 /** What one guest has counted since it was started. */
@@ -104,6 +106,11 @@ export class GuestProcess implements AsyncDisposable {
   /** Makes a guest receive, and announce itself, by which a switch learns its address. */
   async listen(guest: number, traffic: Traffic): Promise<void> {
     await this.process.ask({ start: { guest, ...traffic, send: false } });
+  }
+
+  /** Makes a guest leave what comes where it is; its buffers are soon full. */
+  async ignore(guest: number, traffic: Traffic): Promise<void> {
+    await this.process.ask({ start: { guest, ...traffic, send: false, receive: false } });
   }
 
   /** Makes a guest send back what it receives. */

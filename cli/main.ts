@@ -74,6 +74,7 @@ Exit codes: 0 done, 1 the operation failed, 2 wrong usage, 3 the host lacks some
 /** Commander would print and exit by itself: here it throws, and says nothing of errors. */
 function quieten(command: CommandUnknownOpts): void {
   command.exitOverride().configureOutput({ outputError: () => {} }).helpOption("-h, --help", "show this help");
+  command.commands.forEach(quieten);
 }
 
 /** The program, with the command that `words` call loaded and the others only named. */

@@ -73,10 +73,14 @@ export function socketModeOption() {
   return new Option("--socket-mode <mode>", "permissions of the sockets").default(0o600, "0600").argParser(socketMode);
 }
 
+/** What a worker does without traffic. */
+export const idleModes = ["adaptive", "busy", "sleep"] as const;
+export type IdleMode = (typeof idleModes)[number];
+
 /** When workers rest, for every command that has some. */
 export function idleOption() {
   return new Option("--idle <mode>", "without traffic: adaptive polls on for a moment, then sleeps; busy; sleep")
-    .default("adaptive" as const, "adaptive").argParser(choice("--idle", ["adaptive", "busy", "sleep"]));
+    .default("adaptive" as const, "adaptive").argParser(choice("--idle", idleModes));
 }
 
 /** Parses a list of CPUs as Linux writes it: `0,2-4`. The order is kept. */

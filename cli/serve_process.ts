@@ -6,6 +6,7 @@
 import { join } from "node:path";
 import type { Way } from "./bench_result.ts";
 import { JsonProcess, type Message, ownProgram } from "./json_process.ts";
+import type { IdleMode } from "./option.ts";
 
 /** What the switch and its workers counted from start to end. */
 export interface ServeCounters {
@@ -29,6 +30,10 @@ export interface ServeOptions {
   readonly way?: Way;
   /** A CPU for each worker, or how many workers go anywhere. */
   readonly workerCpus: readonly number[] | number;
+  /** How many, if not as many as the way needs. */
+  readonly ports?: number;
+  /** When its workers rest; adaptive, if undefined. */
+  readonly idle?: IdleMode;
   /** How often it counts, for `look`; never, if undefined. */
   readonly look_seconds?: number;
 }
@@ -70,27 +75,37 @@ function countersOf({ ports, workers }: Summary): ServeCounters {
   };
 }
 
-function socketsOf(directory: string, way: Way, name: string): string[] {
-  return Array.from({ length: portCounts[way] }, (_, port) => join(directory, `${name}${port}.sock`));
+function socketsOf(directory: string, ports: number, name: string): string[] {
+  return Array.from({ length: ports }, (_, port) => join(directory, `${name}${port}.sock`));
 }
 
 /** As many for a peer, beside ours. */
-export function peerSockets(directory: string, way: Way): string[] {
-  return socketsOf(directory, way, "peer");
+export function peerSockets(directory: string, way: Way, ports = portCounts[way]): string[] {
+  return socketsOf(directory, ports, "peer");
 }
 
 function argumentsOf(options: ServeOptions): string[] {
-  const { directory, queues, way = "vm2vm", workerCpus, look_seconds = 0 } = options;
+  const { directory, queues, way = "vm2vm", workerCpus, look_seconds = 0, idle = "adaptive" } = options;
+  const { ports = portCounts[way] } = options;
   const cpus = typeof workerCpus === "number" ? [] : ["--cpus", workerCpus.join(",")];
   if (way === "loop") {
-    const vdevs = socketsOf(directory, way, "port").map((socket, port) =>
+    const vdevs = socketsOf(directory, ports, "port").map((socket, port) =>
       `eth_vhost${port},iface=${socket},queues=${queues}`
     );
-    return ["pmd-forward", "--json", "--burst", `${loopBurst}`, ...vdevs.flatMap((vdev) => ["--vdev", vdev]), ...cpus];
+    return [
+      "pmd-forward",
+      "--json",
+      "--idle",
+      idle,
+      "--burst",
+      `${loopBurst}`,
+      ...vdevs.flatMap((vdev) => ["--vdev", vdev]),
+      ...cpus,
+    ];
   }
   return [
-    ...["serve", "--json", "--ports", `${portCounts.vm2vm}`, "--dir", directory, "--stats", `${look_seconds}`],
-    ...["--queues", `${queues}`, ...cpus],
+    ...["serve", "--json", "--ports", `${ports}`, "--dir", directory, "--stats", `${look_seconds}`],
+    ...["--queues", `${queues}`, "--idle", idle, ...cpus],
     ...typeof workerCpus === "number" ? ["--workers", `${workerCpus}`] : [],
   ];
 }
@@ -118,7 +133,8 @@ export class ServeProcess implements AsyncDisposable {
       await process[Symbol.asyncDispose]();
       throw reason;
     }
-    return new ServeProcess(process, socketsOf(options.directory, options.way ?? "vm2vm", "port"));
+    const { directory, way = "vm2vm", ports = portCounts[way] } = options;
+    return new ServeProcess(process, socketsOf(directory, ports, "port"));
   }
 
   /** The counters of its ports, counted after the call; with `look_seconds`. */

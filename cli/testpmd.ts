@@ -21,7 +21,7 @@ export type TestpmdMemory = "huge pages" | "4 KiB pages";
 
 export interface TestpmdOptions {
   readonly program: TestpmdProgram;
-  /** Two, to be made unless it is to connect. Whatever arrives at one leaves by the other. */
+  /** In pairs, to be made unless it is to connect. Whatever arrives at one of a pair leaves by the other. */
   readonly sockets: readonly string[];
   readonly queues: number;
   /** Whether the sockets are there already, and it is to connect. */
@@ -68,7 +68,7 @@ export async function findTestpmd(given: string | undefined): Promise<TestpmdPro
 }
 
 /** Huge pages are used where some are free; none are reserved: that is for the host's owner to do. */
-function chooseMemory(): TestpmdMemory {
+export function chooseMemory(): TestpmdMemory {
   const free = Number(readSystemFile("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages") ?? 0);
   return free >= memory_mib / hugePage_mib ? "huge pages" : "4 KiB pages";
 }
@@ -87,7 +87,7 @@ function testpmdArguments({ sockets, queues, cpu, client }: TestpmdOptions, memo
   ];
 }
 
-/** A testpmd that forwards between two sockets until it is disposed of. */
+/** A testpmd that forwards between pairs of sockets until it is disposed of. */
 export class Testpmd implements AsyncDisposable {
   readonly process: JsonProcess;
   readonly program: TestpmdProgram;

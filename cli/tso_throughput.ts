@@ -4,7 +4,8 @@
  * @module
  */
 import { measure } from "./bench_measure.ts";
-import { frameHeaderBytes, place } from "./bench_options.ts";
+import { place } from "./bench_common_options.ts";
+import { frameHeaderBytes } from "./bench_options.ts";
 import { type Case, faultless, type Ring, type Speed } from "./bench_result.ts";
 import { CommandError } from "./error.ts";
 import { allowedCpus } from "./machine.ts";

@@ -75,9 +75,9 @@ export interface GuestTraffic {
    */
   gsoSize?: number | undefined;
   /**
-   * So many frames may be on their way to the other guest of two that are started together, and are sent to by nobody
-   * else, or there and back, if that one echoes: with no more than it has buffers, none is dropped for want of one. No
-   * limit, if undefined.
+   * So many frames may be on their way to its partner, which nobody else sends to, or there and back, if that one
+   * echoes: with no more than it has buffers, none is dropped for want of one. Of guests that are started together the
+   * first and the second are partners, the third and the fourth, and so on. No limit, if undefined.
    */
   window?: number | undefined;
 }

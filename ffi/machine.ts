@@ -18,6 +18,27 @@ export async function coreDistance(cpu: number, other: number): Promise<number> 
   return check(`measure distance of CPUs ${cpu} and ${other}`, await library().core_distance(cpu, other));
 }
 
+/** What is copied, as guests have it. */
+export interface CopyWork {
+  readonly frameBytes: number;
+  /** Of each frame, by the CPU that sends it. */
+  readonly writtenBytes: number;
+  /** Of a receive buffer, the virtio-net header included; a longer frame takes several. */
+  readonly bufferBytes: number;
+  readonly ringSize: number;
+}
+
+/**
+ * How long one CPU needs to copy a frame that another CPU has written, in nanoseconds: what no forwarder can be quicker
+ * than. Takes some milliseconds to a second of both. Throws `VringError`: status `busy` when somebody else had one of
+ * them all the time.
+ */
+export async function copyFloor(cpu: number, other: number, work: CopyWork): Promise<number> {
+  const { frameBytes, writtenBytes, bufferBytes, ringSize } = work;
+  const taken = library().copy_floor(cpu, other, frameBytes, writtenBytes, bufferBytes, ringSize);
+  return check(`measure copies from CPU ${other} by ${cpu}`, await taken) / 1000;
+}
+
 /**
  * The text of a file of the kernel, below /proc or /sys, which Deno keeps from programs that may not do everything.
  * At most 64 KiB are read. Undefined where there is no such file.

@@ -2,19 +2,25 @@
 
 import assert from "node:assert/strict";
 import fc from "fast-check";
-import { benchCommand, place, planBench } from "../cli/bench_options.ts";
+import { matrices } from "../cli/bench_matrix.ts";
+import { mergeStarts } from "../cli/bench_merge.ts";
+import { place } from "../cli/bench_common_options.ts";
+import { planBench, speedOptions } from "../cli/bench_options.ts";
 import { type BenchResult, type CaseResult, faultless, ringName, speed } from "../cli/bench_result.ts";
 import { caseBars, caseTable, notes } from "../cli/bench_text.ts";
 import { bar, chart } from "../cli/chart.ts";
 import { UsageError } from "../cli/error.ts";
 import { levelOf } from "../cli/machine.ts";
-import { escapeHtml, reportHtml } from "../cli/report.ts";
+import { reportHtml } from "../cli/report.ts";
+import { summarizeStarvation } from "../cli/starvation_measure.ts";
+import { starvationTable } from "../cli/starvation_text.ts";
 import { quantile, spread } from "../cli/statistics.ts";
+import { escapeHtml } from "../cli/svg.ts";
 
 function plan(words: readonly string[], cpus: readonly number[] = [0, 1]) {
-  const command = benchCommand().exitOverride().configureOutput({ writeErr: () => {} });
+  const command = speedOptions("vm2vm").exitOverride().configureOutput({ writeErr: () => {} });
   command.action(() => {});
-  command.parse(["vm2vm", ...words], { from: "user" });
+  command.parse(words, { from: "user" });
   return planBench("vm2vm", command.opts(), cpus);
 }
 
@@ -61,6 +67,7 @@ for (
     [["--ring", "both,packed"], /cannot use --ring: both,packed: give packed once/],
     [["--ring-size", "1"], /cannot use --ring-size: 1/],
     [["--ring-size", "300"], /split rings have a power of two/],
+    [["--starts", "0"], /cannot use --starts: 0: give a whole number from 1 to 1000/],
     [["--seconds", "0"], /cannot use --seconds: 0: give 0.1 or more/],
     [["--seconds", "-1"], /cannot use --seconds: -1/],
     [["--seconds", "1e3"], /cannot use --seconds: 1e3/],
@@ -143,6 +150,7 @@ Deno.test("speed() counts frames, not what a wire adds", () => {
 });
 
 const found: CaseResult = {
+  starts: 1,
   ...{ size_bytes: 64, ring: "split", queues: 2, ring_size: 256 },
   ...speed(30_000_000, 64, 2),
   ...{ packets: 30_000_000, lost: 1_200_000, duplicated: 0, reordered: 0, corrupted: 0, checked: 30_000 },
@@ -152,6 +160,7 @@ const found: CaseResult = {
     drops: { no_buffer: 1_200_000 },
     unaccounted: 0,
     core_distance_ns: 170,
+    floor_gbps: 10.24,
   },
 };
 
@@ -170,6 +179,7 @@ Deno.test("the table, the bars and the notes tell a case's figures", () => {
   const row = Object.fromEntries(columns.map(({ title }, index) => [title, rows[0]![index]]));
   assert.deepEqual(row, {
     ...{ SIZE: "64", RING: "split", QUEUES: "2", Mpps: "15.00", "Gbit/s": "7.68", "CYCLES/PACKET": "85" },
+    ...{ "FLOOR Gbit/s": "10.24", "OF IT": "0.75" },
     ...{ ARRIVALS: "ok", DROPS: "1.20 M no buffer" },
   });
   assert.equal(caseBars([found])[0]!.label, "64 B split, 2 queues");
@@ -192,35 +202,13 @@ Deno.test("where frames are cut the table says by whom, and bars are bits", () =
 });
 
 Deno.test("a peer's figures stand beside ours", () => {
-  const {
-    size_bytes,
-    ring,
-    queues,
-    ring_size,
-    cycles_per_packet,
-    packets_per_burst,
-    drops,
-    unaccounted,
-    core_distance_ns,
-    ...arrived
-  } = found;
+  const { packets, lost, duplicated, reordered, corrupted, checked } = found;
   const peer = {
-    ...{ ...arrived, ...speed(10_000_000, 64, 2), name: "testpmd", version: "DPDK 1.2", memory: "huge pages" as const },
+    ...{ packets, lost, duplicated, reordered, corrupted, checked, ...speed(10_000_000, 64, 2) },
+    ...{ name: "testpmd", version: "DPDK 1.2", memory: "huge pages" as const },
     ...{ ratio: spread([3, 3.1, 2.9])!, pairs: [], pairs_disturbed: 2 },
   };
-  const compared = {
-    size_bytes,
-    ring,
-    queues,
-    ring_size,
-    cycles_per_packet,
-    packets_per_burst,
-    drops,
-    unaccounted,
-    core_distance_ns,
-    ...arrived,
-    peer,
-  };
+  const compared: CaseResult = { ...found, peer };
   const { columns, rows } = caseTable([compared]);
   const row = Object.fromEntries(columns.map(({ title }, index) => [title, rows[0]![index]]));
   assert.equal(row["DPDK Mpps"], "5.00");
@@ -232,11 +220,107 @@ Deno.test("a peer's figures stand beside ours", () => {
   );
 });
 
-Deno.test("the report is whole, and holds no foreign tags", () => {
-  const html = reportHtml(result, new Date(0));
+/** Of two pairs with the CPUs near, and one with them far. */
+function comparedAt(size_bytes: number, ring: "split" | "packed", factor: number): CaseResult {
+  const { packets, lost, duplicated, reordered, corrupted, checked, seconds, mpps, gbps } = found;
+  const pair = (ratio: number, core_distance_ns: number) => ({
+    ...{ mpps: ratio * factor, peer_mpps: 1, core_distance_ns, disturbed: false },
+  });
+  return {
+    ...{ ...found, size_bytes, ring },
+    peer: {
+      ...{ name: "testpmd", version: "DPDK 1.2", memory: "huge pages" as const, seconds, mpps, gbps },
+      ...{ packets, lost, duplicated, reordered, corrupted, checked, ratio: undefined, pairs_disturbed: 1 },
+      pairs: [pair(3, 50), pair(5, 60), pair(2, 300)],
+    },
+  };
+}
+
+Deno.test("many cases make a matrix of rings and sizes for each distance that there was", () => {
+  assert.deepEqual(matrices([found, { ...found, ring: "packed" }]), [], "one size");
+  const cases = [comparedAt(1518, "split", 2), comparedAt(64, "split", 1), comparedAt(64, "packed", 3)];
+  const [near, far, ...others] = matrices(cases);
+  assert.equal(others.length, 1);
+  assert.match(near!.title, /near/);
+  assert.deepEqual(near!.columns.map(({ title }) => title), ["RING", "64 B", "1518 B"]);
+  const [split, packed] = ["split, 2 queues", "packed, 2 queues"];
+  assert.deepEqual(near!.rows, [[split, "4.00 (2)", "8.00 (2)"], [packed, "12.00 (2)", "-"]]);
+  assert.match(far!.title, /far/);
+  assert.deepEqual(far!.rows, [[split, "2.00 (1)", "4.00 (1)"], [packed, "6.00 (1)", "-"]]);
+  const [plain, floor] = matrices(cases.map(({ peer: _, ...rest }) => rest));
+  assert.deepEqual([floor!.title, floor!.rows[0]], ["Share of the floor", [split, "0.75", "0.75"]]);
+  assert.deepEqual([plain!.title, plain!.rows[0]], ["Mpps", [split, "15.00", "15.00"]]);
+});
+
+Deno.test("several starts of a case are one result, of all their pairs", () => {
+  assert.equal(mergeStarts([found]), found);
+  const one = comparedAt(64, "split", 1);
+  const other = { ...comparedAt(64, "split", 2), mpps: 30, seconds: 6, corrupted: 2, core_distance_ns: 190 };
+  const merged = mergeStarts([one, other]);
+  assert.deepEqual([merged.starts, merged.seconds, merged.mpps], [2, 8, (2 * 15 + 6 * 30) / 8]);
+  assert.deepEqual([merged.packets, merged.corrupted, merged.core_distance_ns], [60_000_000, 2, 180]);
+  assert.deepEqual(merged.drops, { no_buffer: 2_400_000 });
+  assert.equal(merged.peer!.pairs.length, 6);
+  assert.deepEqual([merged.peer!.ratio!.median, merged.peer!.ratio!.count], [4.5, 6]);
+  assert.equal(merged.peer!.pairs_disturbed, 2);
+});
+
+Deno.test("pairs of turns tell what the others lose to one that does not read", () => {
+  const wanted = { size_bytes: 64, ring: "split" as const, ring_size: 256, flows: 4 };
+  const pair = (stopped_mpps: number, disturbed: boolean) => ({
+    ...{ reading_mpps: 2, stopped_mpps, sent_to_stopped_mpps: 1, disturbed },
+  });
+  const few = summarizeStarvation(wanted, [pair(1, true), pair(2, false)]);
+  assert.deepEqual([few.ratio!.count, few.ratio!.median, few.pairs_disturbed], [2, 0.75, 1]);
+  const many = summarizeStarvation(wanted, [pair(0, true), ...[1.8, 2, 2.2].map((mpps) => pair(mpps, false))]);
+  assert.deepEqual([many.ratio!.count, many.ratio!.median, many.stopped_mpps], [3, 1, 2]);
+  const { rows } = starvationTable([many]);
+  assert.deepEqual(rows[0], ["64", "split", "2.00", "2.00", "1.00 (0.95-1.05)", "1.00"]);
+});
+
+/** Tags that are opened and closed in their order; what stands alone. */
+function checkTags(html: string): void {
+  const alone = new Set(["meta", "br", "rect", "circle", "line"]);
+  const open: string[] = [];
+  for (const [, closes, name, rest] of html.matchAll(/<(\/?)([a-z][a-z0-9]*)([^>]*)>/g)) {
+    if (closes === "/") assert.equal(open.pop(), name, `</${name}>`);
+    else if (!alone.has(name!)) open.push(name!);
+    else assert.ok(name === "meta" || name === "br" || rest!.endsWith("/"), `<${name}${rest}>`);
+  }
+  assert.deepEqual(open, []);
+}
+
+Deno.test("the report is whole, needs nothing else, and holds no foreign tags", () => {
+  const html = reportHtml([result], new Date(0));
   assert.match(html, /A &lt;fast&gt; CPU/);
   assert.match(html, /<svg [^]*15\.00 Mpps[^]*<\/svg>/);
   assert.match(html, /<td>1\.20 M no buffer<\/td>/);
-  assert.doesNotMatch(html, /<fast>|undefined|NaN|https?:\/\//);
+  assert.doesNotMatch(html, /<fast>|undefined|NaN|https?:\/\/|<script|<link|<img|url\(/);
   assert.equal(escapeHtml(`<a href="x">&`), "&lt;a href=&quot;x&quot;&gt;&amp;");
+  checkTags(html);
+});
+
+Deno.test("the report can be read on a phone, and in print", () => {
+  const html = reportHtml([result], new Date(0));
+  assert.match(html, /<meta name="viewport" content="width=device-width, initial-scale=1">/);
+  assert.match(html, /@media print \{/);
+  assert.match(html, /@media \(max-width: 40rem\) \{/);
+  // What is drawn is no wider than a phone: it is not shrunk there until nobody can read it.
+  for (const [, width] of html.matchAll(/viewBox="0 0 (\d+) /g)) assert.ok(Number(width) <= 420, width);
+});
+
+Deno.test("the report draws ours, the peer's and the floor for each ring, a chart for each size", () => {
+  const cases = [comparedAt(1518, "split", 2), comparedAt(64, "split", 1), comparedAt(64, "packed", 3)];
+  const html = reportHtml([{ ...result, cases }], new Date(0));
+  checkTags(html);
+  const charts = [...html.matchAll(/<figure>[^]*?<\/figure>/g)].map(([chart]) => chart);
+  assert.deepEqual(charts.map((chart) => /<h3>([^<]*)/.exec(chart)![1]), ["64 B", "1518 B"]);
+  const widths = (chart: string, whose: string) =>
+    [...chart.matchAll(new RegExp(`<rect class="${whose}"[^>]* width="([0-9.]+)"`, "g"))].map(([, width]) => +width!);
+  const [small] = charts;
+  assert.deepEqual(["ours", "peer", "floor"].map((whose) => widths(small!, whose).length), [2, 2, 2]);
+  // 64 B: 15 Mpps, and the floor is 20.
+  assert.ok(Math.abs(widths(small!, "ours")[0]! / widths(small!, "floor")[0]! - 0.75) < 0.01);
+  assert.match(small!, /4\.00 x/, "the nearer pairs' ratio");
+  assert.match(html, /<caption>Ours to DPDK[^<]*near/);
 });

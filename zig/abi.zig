@@ -516,8 +516,8 @@ pub const GuestTraffic = extern struct {
     /// Not 0: every frame is to be cut by others into datagrams of so much payload (USO), and comes to one that did not
     /// negotiate that in pieces, each of which is then a frame received. All are longer; excludes `echo`.
     gso_size: u32,
-    /// Not 0: of what it sends, no more may be on its way to the other guest of a crew of two, which nobody else sends
-    /// to.
+    /// Not 0: of what it sends, no more may be on its way to its partner in the crew (the first and the second are
+    /// partners, the third and the fourth), which nobody else sends to.
     window: u32,
     padding: u32 = 0,
 

@@ -6,6 +6,7 @@
 
 const std = @import("std");
 const abi = @import("abi.zig");
+const copy_floor_file = @import("copy_floor.zig");
 const core_distance_file = @import("core_distance.zig");
 const Engine = @import("engine.zig").Engine;
 const Crew = @import("guest_crew.zig").Crew;
@@ -24,7 +25,15 @@ const Uplink = @import("uplink.zig").Uplink;
 const Vring = @import("vring.zig").Vring;
 
 /// Calls that may wait: TypeScript makes them on a thread of their own.
-pub const blocking = .{ "engine_close", "pump_wait", "guest_stop", "guest_close", "crew_stop", "core_distance" };
+pub const blocking = .{
+    "engine_close",
+    "pump_wait",
+    "guest_stop",
+    "guest_close",
+    "crew_stop",
+    "core_distance",
+    "copy_floor",
+};
 
 var engines: Handles(Engine, abi.engines_max) = .{};
 var guests: Handles(guest_file.Guest, abi.guests_max) = .{};
@@ -881,6 +890,28 @@ pub export fn steady_clock(time_ns: *u64) i32 {
 pub export fn core_distance(cpu: u32, other: u32) i32 {
     const distance_ns = core_distance_file.measure(cpu, other) catch |reason| return failure(reason);
     return @intCast(distance_ns);
+}
+
+/// Returns how long one CPU needs to copy a frame that another has written so much of, in picoseconds: buffers
+/// and their order are those of rings of so many descriptors. Takes some milliseconds to a second. `busy`:
+/// somebody else had one of the CPUs all the time.
+pub export fn copy_floor(
+    cpu: u32,
+    other: u32,
+    frame_bytes: u32,
+    written_bytes: u32,
+    buffer_bytes: u32,
+    ring_size: u32,
+) i32 {
+    const taken_ps = copy_floor_file.measure(.{
+        .cpu = cpu,
+        .other = other,
+        .frame_bytes = frame_bytes,
+        .written_bytes = written_bytes,
+        .buffer_bytes = buffer_bytes,
+        .ring_size = ring_size,
+    }) catch |reason| return failure(reason);
+    return std.math.cast(i32, taken_ps) orelse std.math.maxInt(i32);
 }
 
 /// Halts a thread of another process, such as a child's, to count its instructions. This and the next two are for one

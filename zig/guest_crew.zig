@@ -9,6 +9,11 @@ const sys = @import("sys.zig");
 const Guest = guest_file.Guest;
 const allocator = std.heap.c_allocator;
 
+/// The first and the second are partners, the third and the fourth, and so on.
+fn partnerOf(index: usize) usize {
+    return index ^ 1;
+}
+
 pub const Crew = struct {
     guests: []*Guest,
     /// Of the first guest's traffic: where to run, and what to do without traffic.
@@ -24,7 +29,7 @@ pub const Crew = struct {
         for (guests, traffics, 0..) |guest, traffic, i| {
             if (std.mem.indexOfScalar(*Guest, guests[0..i], guest) != null) return error.InvalidArgument;
             if (traffic.wait == .sleep) return error.InvalidArgument;
-            if (traffic.window != 0 and guests.len != 2) return error.InvalidArgument;
+            if (traffic.window != 0 and partnerOf(i) >= guests.len) return error.InvalidArgument;
             if (guest.stats.running != 0) return error.AlreadyStarted;
         }
         const crew = try allocator.create(Crew);
@@ -38,7 +43,8 @@ pub const Crew = struct {
             try guest.prepare(traffic);
             // What is echoed is back when the sender sees it again.
             if (traffic.window != 0) {
-                const seer = if (traffics[1 - i].echo != 0) guest else guests[1 - i];
+                const partner = partnerOf(i);
+                const seer = if (traffics[partner].echo != 0) guest else guests[partner];
                 guest.window = .open(&seer.stats, traffic);
             }
         }
@@ -142,4 +148,13 @@ test "what is no crew is refused" {
     traffic.window = 1;
     try std.testing.expectError(error.InvalidArgument, Crew.start(&.{guest}, &.{traffic}));
     try std.testing.expectError(error.InvalidArgument, guest.start(traffic));
+    var others: [2]*Guest = undefined;
+    for (&others) |*other| other.* = try .open(config);
+    defer for (others) |other| other.close();
+    var free = traffic;
+    free.window = 0;
+    const three = [_]*Guest{ guest, others[0], others[1] };
+    try std.testing.expectError(error.InvalidArgument, Crew.start(&three, &.{ free, free, traffic }));
+    const crew: *Crew = try .start(&three, &.{ traffic, free, free });
+    crew.stop();
 }

@@ -18,6 +18,7 @@ test {
     _ = @import("checksum.zig");
     _ = @import("connection.zig");
     _ = @import("copy.zig");
+    _ = @import("copy_floor.zig");
     _ = @import("core_distance.zig");
     _ = @import("dirty_log.zig");
     _ = @import("driver_entry.zig");
