@@ -4,7 +4,7 @@
  * @module
  */
 import { ringName } from "./bench_result.ts";
-import { distanceTexts, nearMax_ns } from "./distance.ts";
+import { nearMax_ns } from "./distance.ts";
 import type { ForwarderLatency, LatencyCase, LatencyCaseResult, LatencyResult } from "./latency_result.ts";
 import { type Column, quantity } from "./output.ts";
 import type { Spread } from "./statistics.ts";
@@ -80,13 +80,10 @@ export function latencyTable(cases: readonly LatencyCaseResult[]): { columns: re
 export function latencyNotes({ cases, peer, interrupted }: LatencyResult): string[] {
   const rounds = cases.reduce((sum, found) => sum + found.rounds, 0);
   const disturbed = cases.reduce((sum, found) => sum + found.rounds_disturbed, 0);
-  const there = [...new Set(cases.map(({ distance }) => distance))].map((word) => distanceTexts[word]);
   return [
     `${rounds} rounds counted, with a turn of each back end. In ${disturbed} somebody else had a CPU, or the CPUs ` +
     "were moved: they count only where there are hardly any others.",
-    `near: a cache line takes less than ${nearMax_ns} ns from the worker's CPU to the guests'. There was: ${
-      there.join("; ")
-    }.`,
+    `near: a cache line takes less than ${nearMax_ns} ns from the worker's CPU to the guests'; far: longer.`,
     ...peer === undefined ? [] : [`${peer.version}: testpmd, io forwarding between net_vhost ports, ${peer.memory}.`],
     ...interrupted ? ["Interrupted: the figures are of the time until then."] : [],
   ];
