@@ -124,7 +124,7 @@ export class UplinkServer implements PortService, MovingPort {
     const { mtu, created, up } = uplink;
     const { kind } = this.#parts.plan.uplink;
     if (kind === "xdp" && version < 2) {
-      throw new Error("the other program is too old to go on with AF_XDP: use packet:IF, or restart");
+      throw new Error("it takes a newer program to go on with AF_XDP: use packet:IF, or restart");
     }
     const { features, ...rest } = uplink.state;
     const { fds } = uplink;

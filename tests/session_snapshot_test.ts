@@ -39,6 +39,25 @@ Deno.test("what version 1 wrote is read", () => {
   assert.deepEqual(vrings[3], { ...vrings[1]!, index: 3 });
 });
 
+/** What version 2 wrote of the same guest, whose front end keeps memory of what is in flight. */
+const version2 = version1.replace('"version":1', '"version":2').replace(
+  '"vrings"',
+  '"inflight":{"mmapSize":"0x4000","mmapOffset":"0x40","queueCount":4,"queueSize":256},"vrings"',
+);
+
+Deno.test("what version 2 wrote is read, and written for one who reads it, and for nobody else", () => {
+  const state = readSession(JSON.parse(version2), makeOffer({ queuePairs: 2 }));
+  assert.deepEqual(state.inflight, { mmapSize: 0x4000n, mmapOffset: 0x40n, queueCount: 4, queueSize: 256 });
+  assert.equal((writeSession(state, 2) as Row)["version"], 2);
+  assert.throws(() => writeSession(state, 1), /in flight, and it takes a newer program/);
+  const without = writeSession({ ...state, inflight: undefined }, 2) as Row;
+  assert.deepEqual([without["version"], without["inflight"]], [1, undefined]);
+  assert.throws(
+    () => readSession({ ...without, version: 2 }, makeOffer({ queuePairs: 2 })),
+    /inflight memory is missing/,
+  );
+});
+
 Deno.test("a later version is refused by its number", () => {
   const peer = running();
   const later = { ...snapshot(peer), version: snapshotVersion + 1 };

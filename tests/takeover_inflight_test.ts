@@ -33,7 +33,7 @@ for (const ring of ["split", "packed"] as const) {
       await talk.send("give", { port: "port0" });
       await talk.expect("refusal", end_ms);
     });
-    await place.servesOn(/port0 cannot go now: .* the other program is too old for that: take a newer one/, from);
+    await place.servesOn(/port0 cannot go now: .* it takes a newer program to go on with that/, from);
     const later = place.serve.now;
     await place.impersonate(async (talk) => {
       await talk.expect("hello", end_ms);

@@ -36,8 +36,8 @@ export function writeSession(state: SessionState, version: number): Json {
   }
   if (inflight !== undefined && version < 2) {
     throw new Error(
-      "its front end keeps memory of what is in flight, and the other program is too old for that: " +
-        "take a newer one, or have it connect without INFLIGHT_SHMFD",
+      "its front end keeps memory of what is in flight, and it takes a newer program to go on with that: " +
+        "take one, or have it connect without INFLIGHT_SHMFD",
     );
   }
   return {

@@ -168,7 +168,10 @@ rootTest("AF_XDP: a new process dies at any step, and the old one goes on; then 
     }
     await eventually("its descriptors", end_ms, () => descriptors(serve.program.pid) === before || undefined);
     const tooOld = serve.now;
-    await assert.rejects(dieAt("port", `${place.folder}/serve`, 1), /uplink1 cannot go now: .* too old .*packet:IF/);
+    await assert.rejects(
+      dieAt("port", `${place.folder}/serve`, 1),
+      /uplink1 cannot go now: it takes a newer program .*packet:IF/,
+    );
     await serve.until("handover_failed", {}, { from: tooOld });
     serves.push(await place.takeOver(...uplinks));
     assert.equal((await serve.program.finished).code, 0);
