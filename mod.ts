@@ -103,6 +103,7 @@ export * from "./pmd/port_plan.ts";
 export * from "./pmd/port_sample.ts";
 export { pauseAfter, PortServer, type PortServerParts, type PortService } from "./pmd/port_server.ts";
 export * from "./pmd/port_service.ts";
+export { PciError } from "./pmd/vhost_pci_server.ts";
 export * from "./pmd/xstats.ts";
 export * from "./vhost/backend.ts";
 export * from "./vhost/channel.ts";

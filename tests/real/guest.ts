@@ -23,6 +23,8 @@ export interface GuestOptions {
   readonly share?: boolean;
   /** Waits for a guest that comes by migration, where it is told to listen. */
   readonly incoming?: boolean;
+  /** More arguments of QEMU's. */
+  readonly more?: readonly string[];
   /** Events that QEMU is to tell of in its log. */
   readonly trace?: string;
   /** Where to put QEMU's control sockets. */
@@ -278,6 +280,7 @@ async function qemuArguments(options: GuestOptions, control: string): Promise<st
     ...["-append", "console=ttyS0 quiet panic=-1 mitigations=off nokaslr random.trust_cpu=on no_timer_check"],
     ...network,
     ...["-device", device.join(",")],
+    ...options.more ?? [],
   ];
 }
 
