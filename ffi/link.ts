@@ -6,7 +6,7 @@
 
 import type { Fd } from "../vhost/fd.ts";
 import type { LinkStand, LinkTable } from "../vhost/link_table.ts";
-import { limits, structs } from "./abi.gen.ts";
+import { limits, Status, structs } from "./abi.gen.ts";
 import { check, library, VringError } from "./library.ts";
 import { emptyStruct, readStruct, writeStruct, writeStructs } from "./struct.ts";
 
@@ -35,7 +35,9 @@ export class Link implements Disposable {
 
   /** The reader's end; takes over `file`. Throws `VringError`: status `invalid_argument` where it is no such page. */
   static attach(file: Fd): Link {
-    return new Link(check("read link page", library().link_attach(file.take())));
+    const code = library().link_attach(file.take());
+    if (code !== Status.invalid_argument) return new Link(check("read link page", code));
+    throw new VringError("read link page", code, "there is none, or one of another version of vhostctl");
   }
 
   /** Tells the reader all of it. Returns the generation. */
@@ -95,6 +97,16 @@ export class Link implements Disposable {
   /** For the reader: it goes by this generation from now on; undefined: by none. */
   acknowledge(generation: number | undefined): void {
     check("write link page", library().link_acknowledge(this.#live(), generation ?? none));
+  }
+
+  /** For the reader, again and again: it is there. */
+  beat(): void {
+    check("write link page", library().link_beat(this.#live()));
+  }
+
+  /** Another number than a while ago: the reader is there. */
+  get beats(): number {
+    return check("read link page", library().link_beats(this.#live()));
   }
 
   /** Whether the reader goes by this generation. Waits for it so long at most, and with it the whole thread. */

@@ -30,6 +30,9 @@ import { hasFeature } from "../vhost/spec.ts";
 /** The second VM waits so long, with all that it does, until the first one has let go of what is taken away. */
 export const letGo_ms = 1000;
 
+/** One of whom nothing was seen for so long is not there: it was killed, or its VM does not run. */
+const silence_ms = 2000;
+
 /** Of a split ring's used area: where the index is (virtio 2.7.8). */
 const usedIndexOffset = 2n;
 
@@ -65,6 +68,8 @@ export class LinkDataplane implements Dataplane, Disposable {
   #mapped: FileIdentity | undefined;
   #generation: number;
   #published_ms = 0;
+  #beats: number;
+  #beat_ms = -Infinity;
   #starts = 0;
   #linked = false;
 
@@ -72,6 +77,7 @@ export class LinkDataplane implements Dataplane, Disposable {
     this.#parts = parts;
     this.#table = emptyLink(parts.queuePairs);
     this.#generation = parts.link.publish(this.#table);
+    this.#beats = parts.link.beats;
     // No start of a ring may be taken for one that the process before us told of.
     this.#starts = this.#generation * 1024 % 0x4000_0000;
   }
@@ -116,13 +122,31 @@ export class LinkDataplane implements Dataplane, Disposable {
 
   /** Whether the first VM goes by all that was told. */
   get isFollowed(): boolean {
-    return this.#mapped !== undefined && this.#parts.link.isAcknowledged(this.#generation);
+    return this.#mapped !== undefined && this.#isThere() && this.#parts.link.isAcknowledged(this.#generation);
+  }
+
+  /** So many rings the first VM works on, as it says. */
+  get vringsInUse(): number {
+    return this.#table.vrings.filter(({ start }, index) => {
+      const stand = this.#parts.link.standOf(index);
+      return start !== 0 && stand.start === start && stand.base === inUse;
+    }).length;
+  }
+
+  /** Whether something in the first VM still looks at the page. */
+  #isThere(): boolean {
+    const { beats } = this.#parts.link;
+    const now_ms = performance.now();
+    if (beats !== this.#beats) this.#beat_ms = now_ms;
+    this.#beats = beats;
+    return now_ms - this.#beat_ms < silence_ms;
   }
 
   /** To be called a few times a second. */
   look(): void {
     if (this.isFollowed) return this.#setLinked(!this.isForeign);
-    if (this.#mapped === undefined || performance.now() - this.#published_ms > letGo_ms) this.#setLinked(false);
+    const isLate = performance.now() - this.#published_ms > letGo_ms;
+    if (this.#mapped === undefined || !this.#isThere() || isLate) this.#setLinked(false);
   }
 
   /** May be called again. */
@@ -259,8 +283,9 @@ export class LinkDataplane implements Dataplane, Disposable {
   /** Tells what is taken away, and waits until the first VM has let go of it; not where it does not follow anyhow. */
   #letGo(next: LinkTable): void {
     const before = this.#table;
-    if (!this.#linked && !this.isFollowed) return this.#tell(next);
+    const isLinked = this.#isThere() && (this.#linked || this.isFollowed);
     this.#tell(next);
+    if (!isLinked) return this.#setLinked(false);
     if (!runs(before) || this.#parts.link.isAcknowledged(this.#generation, letGo_ms)) return;
     this.#setLinked(false);
   }

@@ -19,8 +19,9 @@ import { callAfter } from "./shared_timer.ts";
 
 /** A driver gives its eventfds one by one: so long after the first of them the others are there. */
 const vectorsRest_ms = 10;
-/** How often the first VM is looked at while something is to be followed, and else. */
+/** How often the first VM is looked at: for a while after something it is to follow, and else. */
 const lookSoon_ms = 20;
+const soon_ms = 2000;
 const look_ms = 500;
 
 export interface LinkServerParts {
@@ -52,6 +53,7 @@ export class LinkServer implements Disposable {
   /** A peer that the first VM may still ring, until it goes by what tells of the next one. */
   #outgoing: number | undefined;
   #outdated = false;
+  #soonUntil_ms = 0;
 
   /** Throws what `Link.create` and `Pump.listen` throw. */
   constructor(parts: LinkServerParts) {
@@ -130,7 +132,7 @@ export class LinkServer implements Disposable {
   #started(features: bigint): void {
     const ring = hasFeature(features, "RING_PACKED") ? "packed" : "split";
     this.#tell({ event: "started", ring, features: featureNames(features) });
-    this.#lookAfter(lookSoon_ms);
+    this.#lookSoon();
   }
 
   #memoryChanged(): void {
@@ -151,7 +153,7 @@ export class LinkServer implements Disposable {
     this.#outgoing = undefined;
     this.#dataplane.reach(peer);
     this.#tell({ event: "first_attached", memory_bytes: Number(identifyFile(this.#dataplane.memoryFd!).size) });
-    this.#lookAfter(lookSoon_ms);
+    this.#lookSoon();
   }
 
   #firstGone(reason: string): void {
@@ -174,6 +176,11 @@ export class LinkServer implements Disposable {
     if (this.#outgoing !== undefined) this.#ivshmem.forget(this.#outgoing);
     this.#outgoing = before;
     this.#dataplane.ringAs(peer);
+    this.#lookSoon();
+  }
+
+  #lookSoon(): void {
+    this.#soonUntil_ms = performance.now() + soon_ms;
     this.#lookAfter(lookSoon_ms);
   }
 
@@ -191,12 +198,12 @@ export class LinkServer implements Disposable {
       // What was rung between the two went to eventfds that nobody waits for any more.
       this.#dataplane.callAll();
     }
-    this.#lookAfter(followed || !this.#ivshmem.isServed ? look_ms : lookSoon_ms);
+    const isSoon = !followed && performance.now() < this.#soonUntil_ms;
+    this.#lookAfter(isSoon ? lookSoon_ms : look_ms);
   }
 
   #tellLinked(linked: boolean): void {
-    const vrings = this.#dataplane.table.vrings.filter(({ start }) => start !== 0).length;
-    this.#tell(linked ? { event: "linked", vrings } : { event: "unlinked" });
+    this.#tell(linked ? { event: "linked", vrings: this.#dataplane.vringsInUse } : { event: "unlinked" });
   }
 
   #tell(event: LinkEvent): void {

@@ -121,6 +121,7 @@ export class VhostPciServer implements PortService {
 
   /** Goes by what the page says, if that is something else than before. */
   #follow(): void {
+    this.#link.beat();
     if (this.#link.generation === this.#generation) return;
     const found = this.#link.read();
     if (found === undefined) return;

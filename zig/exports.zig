@@ -775,6 +775,19 @@ pub export fn link_acknowledge(handle: u32, generation: u32) i32 {
     return 0;
 }
 
+/// The reader is there.
+pub export fn link_beat(handle: u32) i32 {
+    const link = links.get(handle) orelse return status(.no_such_handle);
+    link.beat();
+    return 0;
+}
+
+/// Another number than a while ago: the reader is there.
+pub export fn link_beats(handle: u32) i32 {
+    const link = links.get(handle) orelse return status(.no_such_handle);
+    return @intCast(link.beats());
+}
+
 /// Whether the reader goes by this generation, 1 or 0; waits for it so long at most.
 pub export fn link_await(handle: u32, generation: u32, patience_ms: u32) i32 {
     const link = links.get(handle) orelse return status(.no_such_handle);

@@ -27,6 +27,8 @@ const Page = extern struct {
     // The reader's part.
     /// The generation that it goes by: what that no longer has is not touched any more.
     acknowledged: u32 align(64),
+    /// Another number again and again, as long as it is there.
+    beats: u32,
     /// Where it has left each ring: for the writer, and for the next reader.
     stands: [abi.link_vrings_max]abi.LinkStand,
 
@@ -35,7 +37,7 @@ const Page = extern struct {
         std.debug.assert(@offsetOf(Page, "regions") == 48);
         std.debug.assert(@offsetOf(Page, "vrings") == 1584);
         std.debug.assert(@offsetOf(Page, "acknowledged") == 11840);
-        std.debug.assert(@offsetOf(Page, "stands") == 11844);
+        std.debug.assert(@offsetOf(Page, "stands") == 11848);
         std.debug.assert(@sizeOf(Page) <= abi.link_bytes_max);
         std.debug.assert(std.math.isPowerOfTwo(abi.link_bytes_max));
     }
@@ -65,6 +67,8 @@ pub fn openFile(path: []const u8, mode: u32) error{ InvalidArgument, System }!i3
 pub const Link = struct {
     fd: i32,
     map: sys.Map,
+    /// The writer's own: what stands in the page may be the reader's doing.
+    sequence: u32,
     page: *Page,
     faults: fault.Counter,
     guard: fault.Guard,
@@ -79,7 +83,7 @@ pub const Link = struct {
         const link = try open(fd);
         const page = link.page;
         const before = if (page.magic == magic) page.sequence else 0;
-        page.sequence = (before | 1) & sequence_mask;
+        link.sequence = before & sequence_mask;
         page.magic = magic;
         page.version = version;
         // No generation is odd.
@@ -107,6 +111,7 @@ pub const Link = struct {
         link.map = try sys.mapShared(fd, 0, abi.link_bytes_max);
         errdefer sys.unmap(link.map);
         link.fd = fd;
+        link.sequence = 0;
         link.page = @ptrCast(@alignCast(link.map.ptr));
         link.faults = .init(0);
         link.guard = fault.watch(link.map, &link.faults) orelse return error.LimitReached;
@@ -134,9 +139,10 @@ pub const Link = struct {
         const page = link.page;
         if (regions.len > page.regions.len or vrings.len > page.vrings.len) return error.InvalidArgument;
         // Nothing below may be seen before the sequence is odd, nor after it is even again.
-        const odd = (page.sequence | 1) & sequence_mask;
+        const odd = (link.sequence | 1) & sequence_mask;
         _ = @atomicRmw(u32, &page.sequence, .Xchg, odd, .acq_rel);
         const next = (odd + 1) & sequence_mask;
+        link.sequence = next;
         page.head = head;
         page.head.generation = next;
         page.head.region_count = @intCast(regions.len);
@@ -180,6 +186,16 @@ pub const Link = struct {
     /// Goes by this generation from now on; an odd number: by none.
     pub fn acknowledge(link: *Link, which: u32) void {
         @atomicStore(u32, &link.page.acknowledged, which, .release);
+    }
+
+    /// For the reader: it is there.
+    pub fn beat(link: *Link) void {
+        _ = @atomicRmw(u32, &link.page.beats, .Add, 1, .monotonic);
+    }
+
+    /// Another number than a while ago: the reader is there.
+    pub fn beats(link: *const Link) u32 {
+        return @atomicLoad(u32, &link.page.beats, .monotonic) & sequence_mask;
     }
 
     /// By what the reader says it goes; anything, where it is hostile.
@@ -242,10 +258,19 @@ test "what is published is read, with another generation each time, and what the
     try reader.setStand(1, .{ .start = 7, .base = 6 });
     reader.acknowledge(first);
     try std.testing.expect(writer.await(first, 1));
+    const beats = writer.beats();
+    reader.beat();
+    try std.testing.expect(writer.beats() != beats);
     try std.testing.expectEqual(abi.LinkStand{ .start = 7, .base = 6 }, try writer.standOf(1));
     const second = try writer.publish(head, &.{}, &vrings);
     try std.testing.expect(second != first and second % 2 == 0);
+    // A reader that writes where it is to read spoils it for itself.
+    @memset(reader.map, 0xff);
     try std.testing.expect(!writer.await(second, 1));
+    const third = try writer.publish(head, &regions, &vrings);
+    try std.testing.expectEqual(second + 2, third);
+    try reader.read(&room.head, &room.regions, &room.vrings);
+    try std.testing.expectEqual(third, room.head.generation);
     try std.testing.expectError(error.InvalidArgument, writer.standOf(abi.link_vrings_max));
 }
 
