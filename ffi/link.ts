@@ -30,7 +30,9 @@ export class Link implements Disposable {
    */
   static create(path: string, mode: number): Link {
     const bytes = new TextEncoder().encode(path);
-    return new Link(check(`open link page ${path}`, library().link_create(bytes, bytes.length, mode)));
+    const code = library().link_create(bytes, bytes.length, mode);
+    if (code !== Status.busy) return new Link(check(`open link page ${path}`, code));
+    throw new VringError(`open link page ${path}`, code, "another program has it: stop that, or choose another path");
   }
 
   /** The reader's end; takes over `file`. Throws `VringError`: status `invalid_argument` where it is no such page. */
