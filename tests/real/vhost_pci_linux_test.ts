@@ -7,8 +7,8 @@ import { type GuestOptions, LinuxGuest } from "./guest.ts";
 import { librariesOf, writeInitramfs } from "./initramfs.ts";
 import { Folder } from "./linux_folder.ts";
 import { realTest } from "./peers.ts";
-import { Serve } from "./serve.ts";
-import { copiesFile } from "./transfer.ts";
+import { type PortReport, Serve } from "./serve.ts";
+import { copiesFile, segment_bytes } from "./transfer.ts";
 
 /** As scripts/build makes it. */
 const oneFile = resolve(import.meta.dirname!, "../../dist/vhostctl");
@@ -182,11 +182,24 @@ async function rebinds(pair: Linked): Promise<void> {
   await pair.bothPing();
 }
 
+/** What the program in the first guest has counted at its end: big segments passed in one piece, both ways. */
+async function passedWhole(pair: Linked): Promise<void> {
+  const line = await pair.first.run(`grep '"event":"summary"' /tmp/log`);
+  const ports = (JSON.parse(line) as { ports: PortReport[] }).ports;
+  const port = ports.find((one) => one.port === "vhost_pci0")!;
+  for (const direction of ["to_guest", "from_guest"] as const) {
+    const { packets, bytes } = port[direction];
+    console.error(`${direction}: ${packets} packets of ${Math.round(bytes! / packets!)} bytes`);
+    assert(bytes! / packets! > segment_bytes, `${direction}: ${bytes} bytes in ${packets} packets`);
+  }
+}
+
 /** What works on the rings goes: the other guest goes on, and so does the next one in its place. */
 async function ends(pair: Linked, signal: string, said = "linked"): Promise<void> {
   const from = pair.link.now;
   await pair.first.run(`kill -${signal} $(cat /tmp/pid)`);
   await pair.first.until("! kill -0 $(cat /tmp/pid)");
+  if (signal === "TERM") await passedWhole(pair);
   await pair.second.run(`ping -c 3 -W 1 -i 0.2 ${addresses[0]} || true`);
   await pair.link.until("unlinked", {}, { from });
   await pair.forward(said);
