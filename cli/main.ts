@@ -39,6 +39,11 @@ const commands: readonly CommandEntry[] = [
     about: "watch who comes and goes at ports and how long nothing passed, or prove that guests live on",
     load: () => import("./reconnect_watch.ts"),
   },
+  {
+    name: "vhost-pci",
+    about: "show one VM's memory to another as a PCI device, which works on its network rings",
+    load: () => import("./vhost_pci.ts"),
+  },
   { name: "bench", about: "measure the way from guest to guest, and check it", load: () => import("./bench.ts") },
   {
     name: "tso-test",

@@ -40,7 +40,8 @@ Examples:
   vhostctl pmd-forward --vdev eth_vhost0,iface=/tmp/s0 --vdev eth_vhost1,iface=/tmp/s1
   vhostctl pmd-forward --vdev net_vhost0,iface=/tmp/s0,queues=2 --forward-mode macswap
   vhostctl pmd-forward --vdev eth_vhost0,iface=/tmp/s0,client=1 --forward-mode icmpecho --stats-period 1
-  vhostctl pmd-forward --vdev eth_vhost0,iface=/tmp/s0 --vdev virtio_user0,path=/run/ovs/p0`;
+  vhostctl pmd-forward --vdev eth_vhost0,iface=/tmp/s0 --vdev virtio_user0,path=/run/ovs/p0
+  vhostctl pmd-forward --vdev vhost_pci0,dev=0000:00:05.0 --vdev net_tap0,iface=link0    in a VM: see vhost-pci --help`;
 
 /** Taken, and without effect: options of DPDK's EAL, and testpmd's about mbufs, both of which are not here. */
 const needless = [
@@ -230,7 +231,7 @@ export function planPmdForward(options: PmdForwardOptions, { workingDirectory, c
   );
   ports.forEach(({ socket }) => checkSocket(socket));
   checkTwice("name", ports.map(({ name }) => name));
-  checkTwice("iface", ports.map(({ socket, uplink }) => uplink?.interface ?? socket));
+  checkTwice("iface", ports.map(({ socket, uplink, pci }) => uplink?.interface ?? pci?.device ?? socket));
   const rings = ports.reduce((sum, port) => sum + port.offer.queuePairs, 0);
   const count = options.nbCores ?? Math.max(1, Math.min(cores - 1, rings, 64));
   if (options.cpus !== undefined && options.nbCores !== undefined && options.cpus.length !== count) {

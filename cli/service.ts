@@ -153,7 +153,7 @@ async function openControl(
 }
 
 /** Resolves at the first signal to stop; a second one ends the program at once, as if nobody listened. */
-function stopRequest(): Promise<void> {
+export function stopRequest(): Promise<void> {
   return new Promise((resolve) => {
     const signals = ["SIGINT", "SIGTERM"] as const;
     const listener = () => {

@@ -13,6 +13,7 @@ import {
   KeptState,
   loadLibrary,
   openPortService,
+  PciError,
   type PortEvent,
   type PortPlan,
   type PortServerParts,
@@ -40,6 +41,7 @@ const guestSegmentation = featureSet([
 
 /** A reason of the library's, as commands say it. */
 export function commandError(error: unknown): unknown {
+  if (error instanceof PciError) return new HostError(error.message);
   if (!(error instanceof VringError)) return error;
   if (error instanceof UplinkError && error.lacking) return new HostError(error.message.replace(/^C/, "c"));
   return new CommandError(error.message.replace(/^C/, "c"));
@@ -83,9 +85,9 @@ interface Opened {
 }
 
 /** Without a state file, the port is served all the same. */
-function openState({ state: path, driver, uplink }: PortPlan): Opened {
+function openState({ state: path, driver, uplink, pci }: PortPlan): Opened {
   // Only who serves a guest has rings that wait.
-  if (path === undefined || driver !== undefined || uplink !== undefined) return {};
+  if (path === undefined || driver !== undefined || uplink !== undefined || pci !== undefined) return {};
   try {
     return { state: KeptState.open(path) };
   } catch (error) {

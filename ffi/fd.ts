@@ -5,8 +5,10 @@
  */
 
 import { Fd } from "../vhost/fd.ts";
+import type { FileIdentity } from "../vhost/link_table.ts";
 import { FdKind } from "./abi.gen.ts";
 import { check, library, VringError } from "./library.ts";
+import { emptyStruct, readStruct } from "./struct.ts";
 
 /** What a descriptor is; `closed` when it is none of this process. */
 export type FdKindName = keyof typeof FdKind;
@@ -62,4 +64,20 @@ export function drainEventfd(fd: number): number {
 export function openMemoryFile(size: bigint): Fd {
   const bytes = new BigUint64Array([size]);
   return ownFd(check(`make memory file of ${size} bytes`, library().fd_memory_file(bytes)));
+}
+
+/** Which file it is. Throws `VringError`: status `wrong_fd` where it is no file. */
+export function identifyFile(fd: number): FileIdentity {
+  const row = emptyStruct("FileIdentity");
+  check("identify file", library().fd_identify(fd, row));
+  const { device, inode, size_bytes: size } = readStruct("FileIdentity", row);
+  return { device, inode, size };
+}
+
+/**
+ * Sends bytes, and a descriptor, borrowed, with them, through a Unix socket; never waits. Throws `VringError`:
+ * `errno` 11 where there is no room.
+ */
+export function sendBytes(socket: number, bytes: Uint8Array<ArrayBuffer>, fd: number | undefined): void {
+  check("send to peer", library().fd_send(socket, bytes, bytes.length, fd ?? -1));
 }

@@ -4,6 +4,8 @@
  * @module
  */
 
+import type { Fd } from "../vhost/fd.ts";
+import { ownFd } from "./fd.ts";
 import { check, library, VringError } from "./library.ts";
 
 const errnoAbsent = 2;
@@ -50,6 +52,12 @@ export function readSystemFile(path: string): string | undefined {
 /** The names in a directory of the kernel's; none where there is no such directory. */
 export function listSystemDirectory(path: string): string[] {
   return ask(`list ${path}`, library().system_file_list, path)?.split("\n").slice(0, -1) ?? [];
+}
+
+/** Opens a file of the kernel's to be mapped and written to, such as a BAR of a PCI device. Throws `VringError`. */
+export function openSystemFile(path: string): Fd {
+  const name = new TextEncoder().encode(path);
+  return ownFd(check(`open ${path}`, library().system_file_open(name, name.length)));
 }
 
 type Question = ReturnType<typeof library>["system_file_read"];

@@ -313,6 +313,24 @@ export class Port implements Dataplane, Disposable {
     check("end post-copy", library().port_end_post_copy(...this.#place()));
   }
 
+  /**
+   * The guest's driver is called by a doorbell: `fd`, borrowed, is BAR 0 of an ivshmem device, which begins at `offset`
+   * in its page, and each ring is `peer`'s vector of its number. Undefined: by eventfds.
+   */
+  setDoorbell(doorbell: { readonly fd: Fd; readonly offset: number; readonly peer: number } | undefined): void {
+    const { offset = 0, peer = 0 } = doorbell ?? {};
+    const code = library().port_set_doorbell(...this.#place(), doorbell?.fd.number ?? -1, offset, peer);
+    check(`map doorbell of port ${this.number}`, code);
+  }
+
+  /** Bytes of the guest's memory. Throws `VringError`: status `unmapped` where not all of it is there. */
+  read(gpa: bigint, length: number): Uint8Array<ArrayBuffer> {
+    const bytes = new Uint8Array(length);
+    const code = library().port_read(...this.#place(), BigUint64Array.of(gpa), bytes, length);
+    check(`read guest memory at ${hex(gpa)}`, code);
+    return bytes;
+  }
+
   regionAddress(region: Region): bigint {
     const row = writeStruct("Region", rowOf(region));
     const address = new BigUint64Array(1);

@@ -91,8 +91,21 @@ export interface XdpVdev {
   readonly copy: boolean;
 }
 
+/** `vhost_pciN`, which DPDK has not: another VM's rings, through PCI devices of this one. */
+export interface VhostPciVdev {
+  readonly driver: "vhost-pci";
+  /** As given: `vhost_pci0`. */
+  readonly name: string;
+  /** The device whose BAR 2 is the other VM's memory, as `0000:00:05.0`. */
+  readonly device: string;
+  /** The device whose BAR 2 is the link page; to be found, if undefined. */
+  readonly link?: string | undefined;
+  /** Queue pairs: 1 to 128, by default 1. */
+  readonly queues: number;
+}
+
 /** What a vdev string asks for. */
-export type Vdev = VhostVdev | VirtioUserVdev | TapVdev | PacketVdev | XdpVdev;
+export type Vdev = VhostVdev | VirtioUserVdev | TapVdev | PacketVdev | XdpVdev | VhostPciVdev;
 
 /** What DPDK calls them. */
 export const driverNames = {
@@ -101,6 +114,7 @@ export const driverNames = {
   tap: "net_tap",
   packet: "net_af_packet",
   xdp: "net_af_xdp",
+  "vhost-pci": "vhost_pci",
 } as const;
 
 /** How the value of a key is read; undefined is for one that cannot be used, and `advice` says what can. */
@@ -230,6 +244,21 @@ const xdpKeys = {
   dp_path: refused("nobody is asked for a map of sockets"),
 };
 
+/** As lspci prints it, with or without the domain. */
+const pciAddress: Key<string> = {
+  read: (value) => {
+    const match = /^([0-9a-f]{4}:)?([0-9a-f]{2}:[01][0-9a-f]\.[0-7])$/i.exec(value);
+    return match ? `${match[1] ?? "0000:"}${match[2]}`.toLowerCase() : undefined;
+  },
+  advice: "give the address of a PCI device, such as 0000:00:05.0",
+};
+
+const vhostPciKeys = {
+  dev: pciAddress,
+  link: pciAddress,
+  queues: wholeNumber(limits.queuePairs),
+};
+
 function choose(words: readonly string[]): string {
   return `choose from ${words.join(", ")}`;
 }
@@ -314,6 +343,12 @@ function xdp(name: string, pairs: string[]): XdpVdev {
   return { driver: "xdp", name, iface, queues, copy };
 }
 
+function vhostPci(name: string, pairs: string[]): VhostPciVdev {
+  const { dev: device = missing(name, "dev", "0000:00:05.0"), link, queues = 1 } = readPairs(name, pairs, vhostPciKeys);
+  if (link === device) throw unusable(name, "link", link, "the page is another device than the memory");
+  return { driver: "vhost-pci", name, device, link, queues };
+}
+
 /** By what names begin with. */
 const drivers = new Map<string, (name: string, pairs: string[]) => Vdev>([
   ["eth_vhost", vhost],
@@ -323,9 +358,8 @@ const drivers = new Map<string, (name: string, pairs: string[]) => Vdev>([
   ["net_tap", tap],
   ["net_af_packet", packet],
   ["net_af_xdp", xdp],
+  ["vhost_pci", vhostPci],
 ]);
-
-const laterDrivers = ["vhost_pci"];
 
 /**
  * Parses one vdev string. Nothing is looked up: neither paths nor other vdevs.
@@ -339,8 +373,5 @@ export function parseVdev(text: string): Vdev {
     if (name.startsWith(start)) return parse(name, pairs.filter((pair) => pair !== ""));
   }
   const names = [...drivers.keys()];
-  if (laterDrivers.some((start) => name.startsWith(start))) {
-    throw new DevargsError(`driver not here yet: ${name}: a later version brings it, ${choose(names)}`);
-  }
   throw new DevargsError(`unknown driver: ${name}: ${choose(names)}`);
 }

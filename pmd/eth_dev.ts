@@ -226,7 +226,7 @@ export class EthDev implements AsyncDisposable {
     return {
       name,
       driver: driverNames[vdev.driver],
-      path: vdev.driver === "virtio-user" ? vdev.path : vdev.iface,
+      path: pathOf(vdev),
       maxRxQueues: queues,
       maxTxQueues: queues,
       rxQueues: this.#rx.length,
@@ -390,6 +390,12 @@ export class EthDev implements AsyncDisposable {
   #outOfRange(what: string, why: string): RangeError {
     return new RangeError(`Cannot ${what}: ${this.#vdev.name}: ${why}`);
   }
+}
+
+/** Where it leads, as given. */
+function pathOf(vdev: Vdev): string {
+  if (vdev.driver === "virtio-user") return vdev.path;
+  return vdev.driver === "vhost-pci" ? vdev.device : vdev.iface;
 }
 
 /** Rings are numbered as on the wire. */

@@ -50,6 +50,9 @@ export type Occurrence =
     readonly mtu: number;
     readonly up: boolean;
   }
+  /** The rings of another VM are in our hands, or none of them is any more. */
+  | { readonly event: "linked"; readonly ring: "split" | "packed"; readonly features: readonly string[] }
+  | { readonly event: "unlinked" }
   /** It was deleted. */
   | { readonly event: "detached"; readonly interface: string }
   /** The same again and again, told once for many. */
@@ -97,6 +100,10 @@ function text(happened: PortEvent): string {
       } in vain`;
     case "started":
       return `started: ${happened.ring} rings: ${happened.features.join(" ")}`;
+    case "linked":
+      return `linked: ${happened.ring} rings of the other VM: ${happened.features.join(" ")}`;
+    case "unlinked":
+      return "not linked: the other VM has taken its rings back, or is gone";
     case "recovered":
       return `recovered: ${happened.returned} frames that a dead back end had in hand were given back`;
     case "state_set_aside":

@@ -6,7 +6,7 @@
 import { isAbsolute, join, normalize } from "node:path";
 import type { UplinkKindName } from "../ffi/uplink.ts";
 import { makeOffer, type Offer } from "../vhost/offer.ts";
-import type { PacketVdev, TapVdev, Vdev, XdpVdev } from "./devargs.ts";
+import type { PacketVdev, TapVdev, Vdev, VhostPciVdev, XdpVdev } from "./devargs.ts";
 
 /** Who listens on the socket: we (`server`) or the front end. */
 export type PortMode = "server" | "client";
@@ -29,6 +29,16 @@ export interface PortPlan {
   readonly driver?: DriverPlan;
   /** Where a port leads that has no front end; then `socket` is empty. */
   readonly uplink?: UplinkPlan;
+  /** Where the guest is another VM than this one; then `socket` is empty. */
+  readonly pci?: PciPlan;
+}
+
+/** PCI devices of this VM, as `0000:00:05.0`. */
+export interface PciPlan {
+  /** BAR 2 is the other VM's memory. */
+  readonly device: string;
+  /** BAR 2 is the link page; to be found, if undefined. */
+  readonly link: string | undefined;
 }
 
 /** An interface of the host's. */
@@ -87,6 +97,7 @@ export interface VdevUse {
 
 /** The port that a vdev string asks for. */
 export function planVdev(vdev: Vdev, use: VdevUse): PortPlan {
+  if (vdev.driver === "vhost-pci") return planVhostPci(vdev, use);
   if (vdev.driver === "tap" || vdev.driver === "packet" || vdev.driver === "xdp") return planUplink(vdev, use);
   const path = vdev.driver === "vhost" ? vdev.iface : vdev.path;
   const isServer = vdev.driver === "vhost" ? !vdev.client : vdev.server;
@@ -102,6 +113,17 @@ export function planVdev(vdev: Vdev, use: VdevUse): PortPlan {
   const { queueSize, packed, mergeable, inOrder } = vdev;
   const { bufferBytes = bufferBytesDefault } = use;
   return { ...plan, mac: vdev.mac ?? randomMac(), driver: { queueSize, packed, mergeable, inOrder, bufferBytes } };
+}
+
+function planVhostPci({ name, device, link }: VhostPciVdev, { number, queuePairs, withheld = [] }: VdevUse): PortPlan {
+  return {
+    name,
+    socket: "",
+    mode: "client",
+    mac: macText(vhostMac(number)),
+    offer: makeOffer({ queuePairs, withheld }),
+    pci: { device, link },
+  };
 }
 
 function planUplink(vdev: TapVdev | PacketVdev | XdpVdev, { number, queuePairs, withheld }: VdevUse): PortPlan {

@@ -1,5 +1,6 @@
 /**
- * Ports of all kinds: those that serve a guest, that face a back end, or that lead to an interface.
+ * Ports of all kinds: those that serve a guest, here or through a PCI device, that face a back end, or that lead to an
+ * interface.
  *
  * @module
  */
@@ -9,14 +10,16 @@ import type { Json } from "../vhost/session_snapshot.ts";
 import type { ParcelFds } from "./parcel.ts";
 import type { PortPlan } from "./port_plan.ts";
 import { UplinkServer } from "./uplink_server.ts";
+import { VhostPciServer } from "./vhost_pci_server.ts";
 import { PortServer, type PortServerParts, type PortService } from "./port_server.ts";
 
-/** Opens what the plan says. Throws what `Pump.listen` and `Uplink.open` throw. */
+/** Opens what the plan says. Throws what `Pump.listen`, `Uplink.open` and `VhostPciServer.open` throw. */
 export function openPortService(parts: PortServerParts): PortService {
   const { plan } = parts;
-  const { driver, uplink } = plan;
+  const { driver, uplink, pci } = plan;
   if (driver !== undefined) return DriverServer.open({ ...parts, plan: { ...plan, driver } });
   if (uplink !== undefined) return UplinkServer.open({ ...parts, plan: { ...plan, uplink } });
+  if (pci !== undefined) return VhostPciServer.open({ ...parts, plan: { ...plan, pci } });
   return PortServer.open(parts);
 }
 

@@ -151,11 +151,31 @@ Deno.test("parseVdev() withholds what makeOffer() can withhold", () => {
   deepEqual(withheldBy("linear-buffer=1"), ["HOST_TSO4", "HOST_TSO6", "HOST_ECN", "HOST_UFO", "HOST_USO"]);
 });
 
+Deno.test("parseVdev() reads where another VM's memory is", async (t) => {
+  const vhostPci = { driver: "vhost-pci", name: "vhost_pci0", device: "0000:00:05.0", link: undefined, queues: 1 };
+  deepEqual(parseVdev("vhost_pci0,dev=0000:00:05.0"), vhostPci);
+  deepEqual(parseVdev("vhost_pci0,dev=00:05.0,link=0001:0A:1f.7,queues=2"), {
+    ...vhostPci,
+    link: "0001:0a:1f.7",
+    queues: 2,
+  });
+  await refuses(t, [
+    ["vhost_pci0", "missing in vhost_pci0: dev: add dev=0000:00:05.0"],
+    [
+      "vhost_pci0,dev=eth0",
+      "cannot use dev= in vhost_pci0: eth0: give the address of a PCI device, such as 0000:00:05.0",
+    ],
+    [
+      "vhost_pci0,dev=00:05.0,link=0000:00:05.0",
+      "cannot use link= in vhost_pci0: 0000:00:05.0: the page is another device than the memory",
+    ],
+  ]);
+});
+
 Deno.test("parseVdev() refuses drivers", async (t) => {
   const choice = "choose from eth_vhost, net_vhost, virtio_user, net_virtio_user, net_tap, net_af_packet, " +
-    "net_af_xdp";
+    "net_af_xdp, vhost_pci";
   await refuses(t, [
-    ["vhost_pci0,dev=00:05.0", `driver not here yet: vhost_pci0: a later version brings it, ${choice}`],
     ["net_null0", `unknown driver: net_null0: ${choice}`],
     ["iface=/tmp/s", `unknown driver: iface=/tmp/s: ${choice}`],
     [",iface=/tmp/s", `unknown driver: : ${choice}`],

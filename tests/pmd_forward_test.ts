@@ -292,7 +292,7 @@ const wrong: readonly [args: string, message: RegExp][] = [
   ["--vdev eth_vhost0,iface=/tmp/a --vdev eth_vhost1,iface=/tmp/a", /two ports with the same iface: \/tmp\/a/],
   ["--vdev eth_vhost0,iface=/tmp/a --forward-mode ip", /cannot use --forward-mode: ip/],
   ["--vdev eth_vhost0,iface=/tmp/a --nb-cores 2 --cpus 0", /--nb-cores and --cpus differ/],
-  ["--vdev vhost_pci0,dev=00:05.0", /driver not here yet: vhost_pci0/],
+  ["--vdev vhost_pci0", /missing in vhost_pci0: dev: add dev=0000:00:05.0/],
   ["--vdev net_tap0,iface=up0 --vdev net_tap1,iface=up0", /two ports with the same iface: up0/],
   ["--vdev eth_vhost0,iface=/tmp/a --burst 65", /--burst/],
   ["--vdev eth_vhost0,iface=/tmp/a --txpkts 41", /--txpkts/],
@@ -313,3 +313,9 @@ for (const [args, message] of wrong) {
     assert.equal(program.since().trim().split("\n").length, 1);
   });
 }
+
+Deno.test("pmd-forward on a host without the PCI device says what there is", async () => {
+  const program = new Program(vhostctl, ["pmd-forward", "--vdev", "vhost_pci0,dev=00:1f.7"]);
+  assert.equal((await program.finished).code, 3);
+  assert.match(program.since(), /cannot open BAR 0 of PCI device: 0000:00:1f.7: no such file or directory: .*ivshmem/);
+});

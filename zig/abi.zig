@@ -652,6 +652,72 @@ pub const GuestDifference = extern struct {
 /// Simulated guests that may be on their way at once.
 pub const transfers_max = 64;
 
+/// Links that may be open at once, and what a link's page has room for: memory regions, rings.
+pub const links_max = 64;
+pub const link_regions_max = 64;
+pub const link_vrings_max = vrings_max;
+/// The page's file, as large as the BAR that shows it: a power of two.
+pub const link_bytes_max = 16384;
+
+/// What one guest is told of another whose memory it has in BAR 2; regions and rings follow.
+pub const LinkHead = extern struct {
+    /// As negotiated by the other guest; 0: nothing is.
+    features: u64,
+    /// Even, and another one after each change.
+    generation: u32,
+    /// Whom to ring, by the doorbell register; 0: nobody.
+    peer: u32,
+    /// Longest frame to the other guest, without its Ethernet header; 0: no limit.
+    mtu: u32,
+    region_count: u32,
+    vring_count: u32,
+    padding: u32 = 0,
+
+    comptime {
+        assertShape(LinkHead, 32);
+    }
+};
+
+/// One ring of it, as numbered on the wire. Addresses are guest-physical.
+pub const LinkVring = extern struct {
+    desc_gpa: u64,
+    avail_gpa: u64,
+    used_gpa: u64,
+    size: u32,
+    /// Where its driver started it.
+    base: u32,
+    /// Which start this is; 0: it is stopped.
+    start: u32,
+    enabled: u32,
+
+    comptime {
+        assertShape(LinkVring, 40);
+    }
+};
+
+/// Where the reader of a link has left a ring.
+pub const LinkStand = extern struct {
+    /// Of which start of the ring it is; 0: of none.
+    start: u32,
+    /// As GET_VRING_BASE would answer it; all ones: the ring is in use.
+    base: u32,
+
+    comptime {
+        assertShape(LinkStand, 8);
+    }
+};
+
+/// Which file an fd is of, and how long that is.
+pub const FileIdentity = extern struct {
+    device: u64,
+    inode: u64,
+    size_bytes: u64,
+
+    comptime {
+        assertShape(FileIdentity, 24);
+    }
+};
+
 /// Sizes and the absence of hidden padding are part of the boundary.
 fn assertShape(comptime T: type, comptime size_bytes: usize) void {
     var sum: usize = 0;

@@ -9,6 +9,7 @@ const abi = @import("abi.zig");
 const Burst = @import("burst.zig").Burst;
 const fault = @import("fault.zig");
 const DirtyLog = @import("dirty_log.zig").DirtyLog;
+const Doorbell = @import("doorbell.zig").Doorbell;
 const DriverQueue = @import("driver_queue.zig").DriverQueue;
 const generator = @import("generator.zig");
 const Guest = @import("guest.zig").Guest;
@@ -181,6 +182,7 @@ pub const Engine = struct {
         port.log = null;
         replace(&port.log_bell, -1);
         port.adoptInflight(null);
+        port.adoptDoorbell(null, 0);
         engine.fabric.macs.forget(port.number);
         engine.release();
         empty.destroy();
@@ -231,6 +233,17 @@ pub const Engine = struct {
         try engine.hold();
         defer engine.release();
         port.ownInflight();
+    }
+
+    /// The guest's driver is called by a doorbell of which `fd`, borrowed, is BAR 0, and `offset` where that begins in
+    /// its page; whom it rings is `peer`. -1: by eventfds.
+    pub fn setDoorbell(engine: *Engine, port: *Port, fd: i32, offset: u32, peer: u32) Error!void {
+        if (peer > std.math.maxInt(u16)) return error.InvalidArgument;
+        const doorbell: ?Doorbell = if (fd >= 0) try .open(fd, offset) else null;
+        errdefer if (doorbell) |one| one.close();
+        try engine.hold();
+        defer engine.release();
+        port.adoptDoorbell(doorbell, @intCast(peer));
     }
 
     /// Says in the guest's name where it is, once, as soon as its first ring is up.

@@ -15,6 +15,8 @@ const guest_state = @import("guest_state.zig");
 const Transfer = @import("guest_transfer.zig").Transfer;
 const Handles = @import("handles.zig").Handles;
 const Journal = @import("journal.zig").Journal;
+const link_page = @import("link_page.zig");
+const Link = link_page.Link;
 const Port = @import("port.zig").Port;
 const PostCopy = @import("post_copy.zig").PostCopy;
 const Pump = @import("pump.zig").Pump;
@@ -41,6 +43,7 @@ var crews: Handles(Crew, abi.guests_max) = .{};
 var transfers: Handles(Transfer, abi.transfers_max) = .{};
 var pumps: Handles(Pump, abi.pumps_max) = .{};
 var uplinks: Handles(Uplink, abi.uplinks_max) = .{};
+var links: Handles(Link, abi.links_max) = .{};
 
 // Engines and workers.
 
@@ -129,6 +132,21 @@ pub export fn port_reset(handle: u32, number: u32) i32 {
     const place = portOf(handle, number) orelse return status(.no_such_handle);
     place.engine.resetPort(place.port) catch |reason| return failure(reason);
     return 0;
+}
+
+/// The guest's driver is called by a doorbell: `fd`, borrowed, is BAR 0 of an ivshmem device, which begins at `offset`
+/// in its page, and each ring is `peer`'s vector of its number. -1: by eventfds.
+pub export fn port_set_doorbell(handle: u32, number: u32, fd: i32, offset: u32, peer: u32) i32 {
+    const place = portOf(handle, number) orelse return status(.no_such_handle);
+    place.engine.setDoorbell(place.port, fd, offset, peer) catch |reason| return failure(reason);
+    return 0;
+}
+
+/// Copies bytes of the guest's memory out.
+pub export fn port_read(handle: u32, number: u32, gpa: *const u64, bytes: [*]u8, count: u32) i32 {
+    const place = portOf(handle, number) orelse return status(.no_such_handle);
+    var hint: u32 = 0;
+    return if (place.port.memory.read(gpa.*, bytes[0..count], &hint)) 0 else status(.unmapped);
 }
 
 /// The longest frame to the guest, without its Ethernet header; 0: as the port was opened.
@@ -720,6 +738,121 @@ pub export fn fd_memory_file(size: *const u64) i32 {
     return sys.memoryFile("vhostctl", size.*) catch |reason| failure(reason);
 }
 
+/// Which file it is.
+pub export fn fd_identify(fd: i32, identity: *abi.FileIdentity) i32 {
+    const file = sys.fileInfo(fd) catch |reason| return failure(reason);
+    if (!file.regular) return status(.wrong_fd);
+    identity.* = .{ .device = file.device, .inode = file.inode, .size_bytes = file.size };
+    return 0;
+}
+
+/// Sends a few bytes through a Unix socket, and with them an fd, borrowed, unless it is -1; never waits.
+pub export fn fd_send(socket: i32, bytes: [*]const u8, count: u32, fd: i32) i32 {
+    const fds = [_]i32{fd};
+    const sent = sys.send(socket, bytes[0..count], fds[0..@intFromBool(fd >= 0)]) catch |reason| return failure(reason);
+    return if (sent == count) 0 else status(.would_block);
+}
+
+// Links.
+
+/// The writer's end of a link page, in the file at `path`, made with these permission bits where there is none. Returns
+/// a handle. `busy`: another process has it.
+pub export fn link_create(path: [*]const u8, path_bytes: u32, mode: u32) i32 {
+    const fd = link_page.openFile(path[0..path_bytes], mode) catch |reason| return failure(reason);
+    return linkOf(fd, Link.create(fd));
+}
+
+/// The reader's end: `fd` is that file, or a BAR that shows it, and is taken over in any case. `invalid_argument`: it
+/// is none, or of another version.
+pub export fn link_attach(fd: i32) i32 {
+    return linkOf(fd, Link.attach(fd));
+}
+
+pub export fn link_close(handle: u32) i32 {
+    const link = links.close(handle) orelse return status(.no_such_handle);
+    link.close();
+    return 0;
+}
+
+/// Tells the reader all of it anew; so many regions and rings as the head says. Returns the generation.
+pub export fn link_publish(
+    handle: u32,
+    head: *const abi.LinkHead,
+    regions: [*]const abi.Region,
+    vrings: [*]const abi.LinkVring,
+) i32 {
+    const link = links.get(handle) orelse return status(.no_such_handle);
+    const known = regions[0..head.region_count];
+    const generation = link.publish(head.*, known, vrings[0..head.vring_count]) catch |reason| return failure(reason);
+    return @intCast(generation);
+}
+
+/// The generation that is there, or an odd number while another is being written.
+pub export fn link_generation(handle: u32) i32 {
+    const link = links.get(handle) orelse return status(.no_such_handle);
+    return @intCast(link.generation());
+}
+
+/// Fills head, regions and rings, for which there is room for as many as there can be. `busy`: they are being written.
+pub export fn link_read(handle: u32, head: *abi.LinkHead, regions: [*]abi.Region, vrings: [*]abi.LinkVring) i32 {
+    const link = links.get(handle) orelse return status(.no_such_handle);
+    link.read(head, regions[0..abi.link_regions_max], vrings[0..abi.link_vrings_max]) catch |reason|
+        return failure(reason);
+    return 0;
+}
+
+/// The reader goes by this generation from now on; an odd number: by none.
+pub export fn link_acknowledge(handle: u32, generation: u32) i32 {
+    const link = links.get(handle) orelse return status(.no_such_handle);
+    link.acknowledge(generation);
+    return 0;
+}
+
+/// The reader is there.
+pub export fn link_beat(handle: u32) i32 {
+    const link = links.get(handle) orelse return status(.no_such_handle);
+    link.beat();
+    return 0;
+}
+
+/// Another number than a while ago: the reader is there.
+pub export fn link_beats(handle: u32) i32 {
+    const link = links.get(handle) orelse return status(.no_such_handle);
+    return @intCast(link.beats());
+}
+
+/// Whether the reader goes by this generation, 1 or 0; waits for it so long at most.
+pub export fn link_await(handle: u32, generation: u32, patience_ms: u32) i32 {
+    const link = links.get(handle) orelse return status(.no_such_handle);
+    return @intFromBool(link.await(generation, patience_ms));
+}
+
+/// Where the reader leaves a ring; to be told before the generation is acknowledged.
+pub export fn link_set_stand(handle: u32, vring: u32, stand: *const abi.LinkStand) i32 {
+    const link = links.get(handle) orelse return status(.no_such_handle);
+    link.setStand(vring, stand.*) catch |reason| return failure(reason);
+    return 0;
+}
+
+/// What a reader said of it last: anything, where that is hostile.
+pub export fn link_stand(handle: u32, vring: u32, stand: *abi.LinkStand) i32 {
+    const link = links.get(handle) orelse return status(.no_such_handle);
+    stand.* = link.standOf(vring) catch |reason| return failure(reason);
+    return 0;
+}
+
+fn linkOf(fd: i32, opened: link_page.Error!*Link) i32 {
+    const link = opened catch |reason| {
+        const code = failure(reason);
+        sys.close(fd);
+        return code;
+    };
+    return handleOf(links.open(link)) orelse {
+        link.close();
+        return status(.limit_reached);
+    };
+}
+
 // Simulated guests.
 
 /// Returns a handle.
@@ -936,6 +1069,11 @@ pub export fn trace_end(thread: i32) i32 {
 pub export fn system_file_read(path: [*]const u8, path_bytes: u32, bytes: [*]u8, bytes_max: u32) i32 {
     const count = system_file.read(path[0..path_bytes], bytes[0..bytes_max]) catch |reason| return failure(reason);
     return @intCast(count);
+}
+
+/// Opens a file of the kernel's to be mapped and written to, such as a BAR of a PCI device. Returns an fd.
+pub export fn system_file_open(path: [*]const u8, path_bytes: u32) i32 {
+    return system_file.open(path[0..path_bytes]) catch |reason| failure(reason);
 }
 
 /// The names in a directory of the kernel's, each followed by a line feed. Returns how many bytes.

@@ -21,6 +21,7 @@ test {
     _ = @import("copy_floor.zig");
     _ = @import("core_distance.zig");
     _ = @import("dirty_log.zig");
+    _ = @import("doorbell.zig");
     _ = @import("driver_entry.zig");
     _ = @import("crash_rig.zig");
     _ = @import("driver_packed.zig");
@@ -42,6 +43,7 @@ test {
     _ = @import("journal.zig");
     _ = @import("kernel_packet.zig");
     _ = @import("lane.zig");
+    _ = @import("link_page.zig");
     _ = @import("listener.zig");
     _ = @import("mac_table.zig");
     _ = @import("memory.zig");

@@ -4,6 +4,7 @@
 const std = @import("std");
 const abi = @import("abi.zig");
 const DirtyLog = @import("dirty_log.zig").DirtyLog;
+const Doorbell = @import("doorbell.zig").Doorbell;
 const Inflight = @import("inflight.zig").Inflight;
 const journal_file = @import("journal.zig");
 const Memory = @import("memory.zig").Memory;
@@ -34,6 +35,8 @@ pub const Port = struct {
     journal: *Journal,
     /// The same, kept by the front end.
     inflight: ?*Inflight,
+    /// Of a port whose guest is another one than we are in.
+    doorbell: ?Doorbell,
     vrings: []align(64) Vring,
     /// The toGuest rings that are up, by queue. Rebuilt while workers are paused.
     receivers: [abi.queue_pairs_max]*Vring,
@@ -53,6 +56,7 @@ pub const Port = struct {
         port.log = null;
         port.log_bell = -1;
         port.inflight = null;
+        port.doorbell = null;
         port.receiver_count = 0;
         port.journal = try .create(2 * config.queue_pairs);
         errdefer port.journal.close();
@@ -78,9 +82,19 @@ pub const Port = struct {
         for (port.vrings) |*vring| vring.ownRegion();
     }
 
+    /// Rings call by it, as `peer`'s vectors of their numbers, or by their eventfds. Workers are held.
+    pub fn adoptDoorbell(port: *Port, doorbell: ?Doorbell, peer: u16) void {
+        for (port.vrings, 0..) |*vring, index| {
+            vring.bell = if (doorbell) |one| one.bell(peer, @intCast(index)) else null;
+        }
+        if (port.doorbell) |before| before.close();
+        port.doorbell = doorbell;
+    }
+
     /// Closes eventfds; memory and log must be gone by then.
     pub fn destroy(port: *Port) void {
         port.adoptInflight(null);
+        port.adoptDoorbell(null, 0);
         for (port.vrings) |*vring| {
             for ([_]i32{ vring.kick, vring.call, vring.err }) |fd| if (fd >= 0) sys.close(fd);
         }

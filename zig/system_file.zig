@@ -34,6 +34,12 @@ pub fn read(path: []const u8, bytes: []u8) Error!usize {
     return len;
 }
 
+/// Opens a file to be mapped and written to, such as a BAR of a PCI device.
+pub fn open(path: []const u8) Error!i32 {
+    const name = try checked(path);
+    return sys.openDevice(&name);
+}
+
 /// Names in a directory, each followed by a line feed.
 pub fn list(path: []const u8, bytes: []u8) Error!usize {
     const directory = try checked(path);

@@ -5,6 +5,7 @@
 
 const std = @import("std");
 const abi = @import("abi.zig");
+const Bell = @import("doorbell.zig").Bell;
 const Segment = @import("chain.zig").Segment;
 const DirtyLog = @import("dirty_log.zig").DirtyLog;
 const DriverQueue = @import("driver_queue.zig").DriverQueue;
@@ -66,6 +67,8 @@ pub const Vring = struct {
     kick: i32,
     call: i32,
     err: i32,
+    /// In the place of `call`, where the driver is in another guest than we.
+    bell: ?Bell,
     /// The engine's eventfd, signalled when the ring breaks.
     attention: i32,
     /// Where what we write into the guest's buffers is marked, and what we write into the ring, while it migrates.
@@ -104,6 +107,7 @@ pub const Vring = struct {
             .kick = -1,
             .call = -1,
             .err = -1,
+            .bell = null,
             .attention = attention,
             .buffer_log = null,
             .used_log = null,
@@ -526,11 +530,15 @@ pub const Vring = struct {
             .back_end => |queue| queue.wantsKick(used),
             .uplink => return,
         };
-        if (!wanted or vring.call < 0) {
+        if (!wanted or (vring.call < 0 and vring.bell == null)) {
             _ = @atomicRmw(u64, &vring.stats.calls_suppressed, .Add, 1, .monotonic);
             return;
         }
-        if (!sys.eventfdSignal(vring.call)) return vring.breakBy(error.CallBlocked);
+        if (vring.bell) |bell| {
+            bell.ring();
+        } else if (!sys.eventfdSignal(vring.call)) {
+            return vring.breakBy(error.CallBlocked);
+        }
         _ = @atomicRmw(u64, &vring.stats.calls, .Add, 1, .monotonic);
     }
 

@@ -23,6 +23,10 @@ export interface GuestOptions {
   readonly share?: boolean;
   /** Waits for a guest that comes by migration, where it is told to listen. */
   readonly incoming?: boolean;
+  /** Where its memory lies, by the same name for the next guest, too; else in a file without one. */
+  readonly memory_file?: string;
+  /** More arguments of QEMU's. */
+  readonly more?: readonly string[];
   /** Events that QEMU is to tell of in its log. */
   readonly trace?: string;
   /** Where to put QEMU's control sockets. */
@@ -265,10 +269,7 @@ async function qemuArguments(options: GuestOptions, control: string): Promise<st
       "-m",
       `${memory_mib}M,slots=2,maxmem=2G`,
     ],
-    ...[
-      "-object",
-      `memory-backend-memfd,id=memory0,size=${memory_mib}M,share=${options.share === false ? "off" : "on"}`,
-    ],
+    ...["-object", memoryBackend(options, memory_mib)],
     ...["-machine", "memory-backend=memory0"],
     ...["-chardev", `socket,id=serial,path=${control}/serial,server=on,wait=off`, "-serial", "chardev:serial"],
     ...["-qmp", `unix:${control}/qmp,server=on,wait=off`, "-qmp", `unix:${control}/free,server=on,wait=off`],
@@ -278,7 +279,13 @@ async function qemuArguments(options: GuestOptions, control: string): Promise<st
     ...["-append", "console=ttyS0 quiet panic=-1 mitigations=off nokaslr random.trust_cpu=on no_timer_check"],
     ...network,
     ...["-device", device.join(",")],
+    ...options.more ?? [],
   ];
+}
+
+function memoryBackend({ memory_file, share = true }: GuestOptions, size_mib: number): string {
+  const backend = memory_file === undefined ? "memory-backend-memfd" : `memory-backend-file,mem-path=${memory_file}`;
+  return `${backend},id=memory0,size=${size_mib}M,share=${share ? "on" : "off"}`;
 }
 
 /** QEMU 7.2 dies when a guest under TCG turns on MSI-X for a vhost-user device; with no vectors it uses INTx. */

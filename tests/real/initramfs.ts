@@ -90,8 +90,23 @@ while read -r id command; do
 done
 `;
 
+/** What a guest has beside the usual. */
+export interface InitramfsOptions {
+  /** Programs of the host, by their names in the guest's /bin, with the libraries of each. */
+  readonly programs?: Readonly<Record<string, { readonly path: string; readonly libraries: readonly string[] }>>;
+  /** Modules of the kernel. */
+  readonly modules?: readonly string[];
+}
+
+/** The libraries that a program needs, by their paths. */
+export async function librariesOf(program: string): Promise<string[]> {
+  const result = await new Deno.Command("ldd", { args: [program] }).output();
+  const text = new TextDecoder().decode(result.stdout);
+  return [...text.matchAll(/(?:=> )?(\/\S+) \(0x/g)].map((match) => match[1]!);
+}
+
 /** Builds the archive for $VHOSTCTL_KERNEL or Debian's kernel, and writes it to `path`. */
-export async function writeInitramfs(path: string): Promise<void> {
+export async function writeInitramfs(path: string, options: InitramfsOptions = {}): Promise<void> {
   const kernel = kernelFile();
   if (!kernel) throw new Error("no kernel for guests in /boot: apt-get install linux-image-cloud-amd64");
   const archive = new Archive();
@@ -101,18 +116,16 @@ export async function writeInitramfs(path: string): Promise<void> {
     archive.file(`bin/${name}`, await Deno.readFile(program));
     for (const library of await librariesOf(program)) archive.file(library.slice(1), await Deno.readFile(library));
   }
-  const modules = modulesOf(moduleFolder(kernel), ["virtio_pci", "virtio_net"]);
+  for (const [name, { path: program, libraries }] of Object.entries(options.programs ?? {})) {
+    archive.file(`bin/${name}`, await Deno.readFile(program));
+    for (const library of libraries) archive.file(library.slice(1), await Deno.readFile(library));
+  }
+  const modules = modulesOf(moduleFolder(kernel), ["virtio_pci", "virtio_net", ...options.modules ?? []]);
   for (const module of modules) archive.file(`modules/${moduleName(module)}.ko`, await readModule(module));
   archive.file("init", init(modules.map((module) => `${moduleName(module)}.ko`)));
   archive.file("commands", commands);
   archive.link("usr", "/");
   await Deno.writeFile(path, archive.bytes());
-}
-
-async function librariesOf(program: string): Promise<string[]> {
-  const result = await new Deno.Command("ldd", { args: [program] }).output();
-  const text = new TextDecoder().decode(result.stdout);
-  return [...text.matchAll(/(?:=> )?(\/\S+) \(0x/g)].map((match) => match[1]!);
 }
 
 function programPath(name: string): string {

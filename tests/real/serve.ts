@@ -60,6 +60,11 @@ export class Serve implements AsyncDisposable {
     return Serve.forwardBehind([], ...args);
   }
 
+  /** The same for `vhost-pci`. */
+  static link(...args: string[]): Promise<Serve> {
+    return Serve.#start(["vhost-pci", "--json", ...args]);
+  }
+
   static forwardBehind(prefix: readonly string[], ...args: string[]): Promise<Serve> {
     return Serve.#start(["pmd-forward", "--json", "--stats-period", "0.5", ...args], prefix);
   }
