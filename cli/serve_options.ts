@@ -41,7 +41,7 @@ With --takeover, and otherwise the same options, it asks there for sockets, memo
 this or another version, and goes on where that stops: no guest is connected anew, and no packet lost. The other one
 then ends; if anything fails, it serves on, and this one ends. More ports may be given than it has.
 
-With --standby, and otherwise the same options, it waits with everything loaded until the serve that runs is gone: it
+With --standby, and otherwise the same options, it waits, loaded and rehearsed, until the serve that runs is gone: it
 crashed, was killed, or was stopped. Then it takes its place, in a few milliseconds instead of those that a start takes.
 Several may wait; one of them goes on. Where nobody serves, it does at once. So all may be started alike.
 

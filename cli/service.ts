@@ -3,12 +3,14 @@
  *
  * @module
  */
+import { loadLibrary } from "../mod.ts";
 import { ControlServer, type Request } from "./control_server.ts";
-import { CommandError } from "./error.ts";
+import { CommandError, HostError } from "./error.ts";
 import { Output } from "./output.ts";
 import { lifeOf } from "./port_look.ts";
 import type { ServePlan, Surroundings } from "./serve_options.ts";
 import { jsonPort, ServeReport, type Snapshot } from "./serve_report.ts";
+import { rehearse } from "./rehearsal.ts";
 import { makeSocketDirectory } from "./socket_directory.ts";
 import { standBy, watchedFile } from "./standby.ts";
 import { Successor } from "./successor.ts";
@@ -88,9 +90,21 @@ async function openAfter(
 ): Promise<SwitchServer | undefined> {
   const path = watchedFile(plan);
   if (plan.directory !== undefined) makeSocketDirectory(plan.directory);
-  await SwitchServer.load();
+  await prepare(report);
   report.note({ event: "standby", waits_for: path }, `standing by until nobody has ${path}`);
   return await Promise.race([stopped.then(() => undefined), standBy(path, open)]);
+}
+
+/** Does beforehand what would take its time later. */
+async function prepare(report: ServeReport): Promise<void> {
+  try {
+    await rehearse();
+  } catch (error) {
+    if (error instanceof HostError) throw error;
+    const reason = error instanceof Error ? error.message : String(error);
+    report.note({ event: "unrehearsed", reason }, `not rehearsed, and slower for it: ${reason}`);
+  }
+  loadLibrary();
 }
 
 /** Only what it asks for at the control socket leads to another process; lanes are set by one that has none. */

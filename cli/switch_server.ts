@@ -147,12 +147,6 @@ export class SwitchServer implements AsyncDisposable {
     });
   }
 
-  /** Does what `open` does first, and could do for any plan. Throws a `CommandError`. */
-  static async load(): Promise<void> {
-    await openEngine(1).close();
-    loadLibrary();
-  }
-
   /** Opens everything, or nothing: throws a `CommandError`. */
   static async open(plan: ServePlan, happened: (event: PortEvent) => void): Promise<SwitchServer> {
     if (plan.directory !== undefined) makeSocketDirectory(plan.directory);

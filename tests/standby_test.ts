@@ -73,6 +73,17 @@ Deno.test("a takeover is no end for those that stand by", async () => {
   assert.equal(spare.records.at(-1)!.event, "standby");
 });
 
+Deno.test("where it cannot rehearse it says so, and stands by all the same", async () => {
+  await using folder = new Folder();
+  await using first = await Serve.start("--dir", folder.path);
+  const env = ["env", `TMPDIR=${folder.path}/none`];
+  await using spare = await Serve.standByBehind(env, "--dir", folder.path);
+  assert.match(`${(await spare.until("unrehearsed"))["reason"]}`, /No such file/);
+  await first.program.stop("SIGKILL");
+  await spare.until("ready");
+  await spare.finish();
+});
+
 Deno.test("where there is no way it gives up after a while, and says why", async () => {
   await using folder = new Folder();
   const path = `${folder.path}/port0.sock`;

@@ -47,7 +47,11 @@ export class Serve implements AsyncDisposable {
 
   /** Starts one that waits until another one is gone. */
   static standBy(...args: string[]): Promise<Serve> {
-    return Serve.#start(["serve", "--json", "--stats", "0.5", "--standby", ...args], [], "standby");
+    return Serve.standByBehind([], ...args);
+  }
+
+  static standByBehind(prefix: readonly string[], ...args: string[]): Promise<Serve> {
+    return Serve.#start(["serve", "--json", "--stats", "0.5", "--standby", ...args], prefix, "standby");
   }
 
   /** The same as `start`, behind a command that runs others: in a network of its own, say. */
