@@ -33,7 +33,7 @@ realTest("a guest moves there, back, and there again; its TCP connection lives",
       console.error(await move.guest.run("grep config /proc/interrupts; dmesg | tail -3"));
     }
   }
-  // The guest has GUEST_ANNOUNCE; once in some dozens of moves it says nothing all the same, and is alive.
+  // The guest has GUEST_ANNOUNCE; once in some dozens of moves it says nothing all the same.
   assert.ok(announcements > 0, "nobody ever announced where the guest is");
   const { bytes, same } = await endStream();
   console.error(`stream: ${bytes} bytes, ${same ? "the same" : "OTHERS"} arrived`);
