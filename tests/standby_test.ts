@@ -1,8 +1,9 @@
 /** `vhostctl serve --standby`: one waits beside another, and takes its place whatever became of that. */
 
 import assert from "node:assert/strict";
+import { pause } from "../cli/pause.ts";
 import { loadLibrary } from "../ffi/library.ts";
-import { Program } from "./real/process.ts";
+import { eventually, Program } from "./real/process.ts";
 import { Serve, vhostctl } from "./real/serve.ts";
 import { TakeoverPlace } from "./takeover_place.ts";
 
@@ -21,6 +22,7 @@ class Folder implements AsyncDisposable {
   }
 }
 
+const longWait_ms = 3000;
 const served = ["control.sock", "port0.sock", "port0.sock.state", "port1.sock", "port1.sock.state"];
 
 for (const signal of ["SIGKILL", "SIGTERM"] as const) {
@@ -37,6 +39,11 @@ for (const signal of ["SIGKILL", "SIGTERM"] as const) {
     const last = next === one ? other : one;
     assert.deepEqual(folder.names(), served);
     assert.equal(last.records.at(-1)!.event, "standby");
+    // proc(5): who waits for a lock is behind an arrow.
+    const waits = new RegExp(`-> FLOCK .* WRITE ${last.program.pid} `);
+    await eventually("it sleeps until it is told", longWait_ms, async () => {
+      return waits.test(await Deno.readTextFile("/proc/locks")) || undefined;
+    });
     await next.program.stop(signal);
     await last.until("ready");
     assert.deepEqual(folder.names(), served);
@@ -61,6 +68,26 @@ Deno.test("one that stands by ends at once when it is told to", async () => {
   }
   assert.deepEqual(folder.names(), served);
   await serve.finish();
+});
+
+Deno.test("a port that another process has not let go of yet is left alone, and then taken", async () => {
+  await using folder = new Folder();
+  using events = Deno.watchFs(folder.path);
+  const made = new Set<string>();
+  const watching = (async () => {
+    for await (const { paths } of events) for (const path of paths) made.add(path.slice(folder.path.length + 1));
+  })();
+  using state = Deno.openSync(`${folder.path}/port1.sock.state`, { read: true, write: true, create: true });
+  state.lockSync(true);
+  await using spare = await Serve.standBy("--dir", folder.path);
+  await eventually("it tries", longWait_ms, () => made.has("port0.sock") || undefined);
+  await pause(100);
+  assert.ok(!made.has("port1.sock"));
+  state.unlockSync();
+  await spare.until("ready");
+  await spare.finish();
+  events.close();
+  await watching;
 });
 
 Deno.test("a takeover is no end for those that stand by", async () => {
