@@ -158,10 +158,8 @@ test "what is copied takes some time, and one CPU is not enough" {
     wrong = plan;
     wrong.written_bytes = 5001;
     try std.testing.expectError(error.InvalidArgument, measure(wrong));
-    if (!sys.mayRunOn(0) or !sys.mayRunOn(1)) return;
-    // A machine that is busy with other things has no answer.
-    const taken_ps = measure(plan) catch |reason| return if (reason == error.Busy) {} else reason;
-    try std.testing.expect(taken_ps > 0);
+    if (!sys.mayRunOn(0) or !sys.mayRunOn(1)) return error.SkipZigTest;
+    try std.testing.expect(try measure(plan) > 0);
 }
 
 test "a frame lies in as many buffers as it needs, one after the other" {
